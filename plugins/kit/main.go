@@ -1,0 +1,147 @@
+package kit
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"syscall"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/go-plugin"
+	"google.golang.org/grpc"
+	"k8s.io/klog/v2"
+
+	pluginv1 "keelson.dev/keelson/proto/plugin/v1"
+)
+
+// gcPercent makes the collector run when the heap has grown by half instead of
+// doubling: plugins' heaps are a few megabytes, and there are many plugins.
+const gcPercent = 50
+
+// Main is the whole main function of a plugin's program. It does not return: it ends
+// the process with status 0 after Stop or SIGTERM, else with 1.
+func Main(p Plugin) {
+	if os.Getenv(pluginv1.CookieKey) != pluginv1.CookieValue {
+		fmt.Fprintf(os.Stderr, "%s is a Keelson plugin (kind %s) and does nothing by itself: name its file in a Plugin object (docs/plugins.md)\n", p.Name, p.Kind)
+		os.Exit(1)
+	}
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
+	// go-plugin replaces os.Stderr by a pipe of its own; log lines go to the real one.
+	stderr := os.Stderr
+	level := &slog.LevelVar{}
+	log := slog.New(slog.NewJSONHandler(stderr, &slog.HandlerOptions{Level: level}))
+	klog.SetSlogLogger(log)
+
+	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer cancel()
+	handover, kernel, err := receive()
+	if err != nil {
+		log.Error("Plugin was not started by a Keelson kernel", "err", err)
+		os.Exit(1)
+	}
+	service := NewService(context.WithoutCancel(ctx), p, log, level, os.Exit)
+	go func() { <-ctx.Done(); service.shutdown() }()
+	go func() {
+		_, _ = io.Copy(io.Discard, kernel)
+		log.Warn("Kernel is gone: ending")
+		service.shutdown()
+	}()
+
+	plugin.Serve(&plugin.ServeConfig{
+		HandshakeConfig: plugin.HandshakeConfig{MagicCookieKey: pluginv1.CookieKey, MagicCookieValue: pluginv1.CookieValue},
+		VersionedPlugins: map[int]plugin.PluginSet{
+			pluginv1.ProtocolVersion: {pluginv1.ServiceName: &served{service: service}},
+		},
+		TLSProvider: handover.tls,
+		GRPCServer:  plugin.DefaultGRPCServer,
+		Logger:      hclog.New(&hclog.LoggerOptions{Output: stderr, JSONFormat: true, Level: hclog.Warn}),
+	})
+	log.Error("Plugin stopped serving the kernel")
+	os.Exit(1)
+}
+
+// identity is a Handover with its use.
+type identity struct{ pluginv1.Handover }
+
+// receive reads the Handover, and returns the pipe that ends with the kernel.
+func receive() (identity, io.Reader, error) {
+	var id identity
+	fd, err := strconv.Atoi(os.Getenv(pluginv1.HandoverEnv))
+	if err != nil || fd < 3 {
+		return id, nil, fmt.Errorf("environment variable %s names no file descriptor: %q", pluginv1.HandoverEnv, os.Getenv(pluginv1.HandoverEnv))
+	}
+	// What the plugin executes must not hold the pipe, nor the variables.
+	syscall.CloseOnExec(fd)
+	if err := syscall.SetNonblock(fd, true); err != nil { // the wait for its end then costs no thread
+		return id, nil, fmt.Errorf("prepare the handover pipe: %w", err)
+	}
+	for _, name := range []string{pluginv1.HandoverEnv, pluginv1.InstanceEnv} {
+		_ = os.Unsetenv(name)
+	}
+	pipe := bufio.NewReader(os.NewFile(uintptr(fd), "handover"))
+	line, err := pipe.ReadBytes('\n')
+	if err != nil {
+		return id, nil, fmt.Errorf("read the handover: %w", err)
+	}
+	if err := json.Unmarshal(line, &id.Handover); err != nil {
+		return id, nil, fmt.Errorf("decode the handover: %w", err)
+	}
+	return id, pipe, nil
+}
+
+// tls serves with the plugin's certificate and accepts the kernel alone: other
+// holders of a certificate of the same CA are refused.
+func (id identity) tls() (*tls.Config, error) {
+	pair, err := tls.X509KeyPair([]byte(id.Certificate), []byte(id.PrivateKey))
+	if err != nil {
+		return nil, fmt.Errorf("load the transport certificate: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM([]byte(id.CA)) {
+		return nil, errors.New("load the transport CA: no certificate in it")
+	}
+	return &tls.Config{
+		Certificates: []tls.Certificate{pair},
+		ClientCAs:    pool,
+		ClientAuth:   tls.RequireAndVerifyClientCert,
+		MinVersion:   tls.VersionTLS13,
+		VerifyConnection: func(state tls.ConnectionState) error {
+			if leaf := state.PeerCertificates[0]; !slices.Contains(leaf.DNSNames, pluginv1.KernelName) {
+				return fmt.Errorf("the caller %q is not the kernel", leaf.Subject)
+			}
+			return nil
+		},
+	}, nil
+}
+
+// served hangs the service into go-plugin.
+type served struct {
+	plugin.NetRPCUnsupportedPlugin
+	service *Service
+}
+
+// GRPCServer registers the service.
+func (s *served) GRPCServer(_ *plugin.GRPCBroker, server *grpc.Server) error {
+	pluginv1.RegisterPluginServiceServer(server, s.service)
+	return nil
+}
+
+// GRPCClient has no use in a plugin.
+func (s *served) GRPCClient(context.Context, *plugin.GRPCBroker, *grpc.ClientConn) (any, error) {
+	return nil, errors.New("a plugin is no client of the base contract")
+}
+
+var _ plugin.GRPCPlugin = (*served)(nil)

@@ -1,0 +1,68 @@
+package kit
+
+import (
+	"context"
+
+	rbacv1 "k8s.io/api/rbac/v1"
+)
+
+// Scope says where a plugin runs.
+type Scope string
+
+const (
+	// ScopeCluster is one active instance for the cluster, on a server.
+	ScopeCluster Scope = "Cluster"
+	// ScopeNode is one instance on each node.
+	ScopeNode Scope = "Node"
+)
+
+// Plugin says what a plugin is and how to make it.
+type Plugin struct {
+	// Name, a DNS label, unique in the cluster.
+	Name string
+	// Kind: runtime, network, proxy, dns, kubelet, scheduler, controllers, ...
+	Kind string
+	// Description is one sentence for people.
+	Description string
+	// Version, for people; empty takes it from the Go build information.
+	Version string
+	// Scope says where it runs; empty is ScopeNode.
+	Scope Scope
+	// Rules are the RBAC rules that it needs, and no more.
+	Rules []rbacv1.PolicyRule
+	// Requires are the kinds whose sockets it calls: "runtime", "network".
+	Requires []string
+	// Capabilities are abilities that the kind's contract names.
+	Capabilities []string
+	// ServingCertificate asks for Env.Serving.
+	ServingCertificate bool
+	// ConfigSchema is the JSON schema of its configuration; empty: takes none.
+	ConfigSchema string
+	// New checks and allocates, and starts nothing. It decodes its configuration
+	// with Env.Decode and reports bad fields with FieldErrors. It is called anew for
+	// each Configure and for each activation after the first.
+	New func(env *Env) (Runner, error)
+}
+
+// Runner does a plugin's work.
+type Runner interface {
+	// Start works until ctx ends, and returns when all that it began has ended. An
+	// error or a panic ends the process, and the kernel starts it again. It is called
+	// at most once.
+	Start(ctx context.Context) error
+}
+
+// Drainer is a Runner that can finish what it has begun.
+type Drainer interface {
+	// Drain takes on nothing new and returns when the work begun is done, or when ctx
+	// ends. Start's context ends after it.
+	Drain(ctx context.Context) error
+}
+
+// RunnerFunc makes a function a Runner.
+type RunnerFunc func(ctx context.Context) error
+
+// Start calls f.
+func (f RunnerFunc) Start(ctx context.Context) error { return f(ctx) }
+
+var _ Runner = RunnerFunc(nil)

@@ -1,0 +1,104 @@
+package kit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials/insecure"
+)
+
+// maxMessage bounds a gRPC message in bytes; CRI's own clients use the same number.
+const maxMessage = 16 << 20
+
+// stopGrace is how long calls under way may take when a server ends.
+const stopGrace = 2 * time.Second
+
+// ServeGRPC serves on e.Listen until ctx ends, and returns when all calls have ended
+// (calls that take longer than two seconds then are cut off).
+func (e *Env) ServeGRPC(ctx context.Context, register func(*grpc.Server)) error {
+	if e.Listen == "" {
+		return fmt.Errorf("serve the contract of plugin %s: its kind has no socket", e.Name)
+	}
+	listener, err := ListenSocket(e.Listen)
+	if err != nil {
+		return err
+	}
+	server := grpc.NewServer(grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage))
+	register(server)
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	select {
+	case err = <-served:
+		return fmt.Errorf("serve on %s: %w", e.Listen, err)
+	case <-ctx.Done():
+	}
+	cut := time.AfterFunc(stopGrace, server.Stop)
+	server.GracefulStop()
+	cut.Stop()
+	if err = <-served; err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+		return fmt.Errorf("serve on %s: %w", e.Listen, err)
+	}
+	return nil
+}
+
+// ListenSocket listens on a Unix socket of mode 0600 at path, over whatever stands
+// there. The socket is made under another name and then moved, so that at no moment it
+// is open to others or missing. Closing the listener removes it unless a later one
+// has taken its place.
+func ListenSocket(path string) (net.Listener, error) {
+	temp := fmt.Sprintf("%s.%d", path, os.Getpid())
+	if err := os.Remove(temp); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("listen on %s: %w", path, err)
+	}
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: temp, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", path, err)
+	}
+	listener.SetUnlinkOnClose(false)
+	if err := errors.Join(os.Chmod(temp, 0o600), os.Rename(temp, path)); err != nil {
+		return nil, errors.Join(fmt.Errorf("listen on %s: %w", path, err), listener.Close(), os.Remove(temp))
+	}
+	made, err := os.Lstat(path)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("listen on %s: %w", path, err), listener.Close())
+	}
+	return &socket{Listener: listener, path: path, made: made}, nil
+}
+
+// socket removes its path on Close if the path is still its own.
+type socket struct {
+	net.Listener
+	path string
+	made os.FileInfo
+}
+
+func (s *socket) Close() error {
+	if now, err := os.Lstat(s.path); err == nil && os.SameFile(now, s.made) {
+		_ = os.Remove(s.path)
+	}
+	return s.Listener.Close()
+}
+
+// DialSocket is a gRPC client of the server at a Unix socket. It connects when first
+// used, and again by itself within half a second of the server's return; meanwhile calls
+// fail with UNAVAILABLE (use grpc.WaitForReady(true) for those that should wait).
+func DialSocket(path string) (*grpc.ClientConn, error) {
+	conn, err := grpc.NewClient("unix:"+path,
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)),
+		grpc.WithIdleTimeout(0),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 500 * time.Millisecond},
+			MinConnectTimeout: time.Second,
+		}))
+	if err != nil {
+		return nil, fmt.Errorf("dial %s: %w", path, err)
+	}
+	return conn, nil
+}

@@ -1,0 +1,48 @@
+package pluginv1
+
+// The handshake of hashicorp/go-plugin between the kernel and a plugin process.
+// The cookie is no secret: it only keeps people from starting a plugin by hand.
+const (
+	// CookieKey and CookieValue are the environment variable that says "you were
+	// started as a plugin".
+	CookieKey   = "KEELSON_PLUGIN"
+	CookieValue = "7d9f7c5e-keelson-plugin"
+	// ProtocolVersion is the version of this contract; go-plugin negotiates the
+	// highest one that both sides have.
+	ProtocolVersion = 1
+	// ServiceName is the key of PluginService in go-plugin's plugin set.
+	ServiceName = "plugin"
+)
+
+// What the kernel gives a plugin process besides the handshake.
+const (
+	// HandoverEnv names the environment variable with the number of the inherited
+	// file descriptor from which the plugin reads its Handover: one line of JSON.
+	// The descriptor stays open for as long as the kernel lives; its end of file
+	// means that the kernel is gone and the plugin has to end.
+	HandoverEnv = "KEELSON_PLUGIN_HANDOVER_FD"
+	// InstanceEnv names the environment variable with the random identity of this
+	// start. It is no secret: after a crash of the kernel it tells an orphan from
+	// a stranger's process that has got the same process number.
+	InstanceEnv = "KEELSON_PLUGIN_INSTANCE"
+	// KernelName is the DNS name in the kernel's client certificate; a plugin
+	// accepts no other caller.
+	KernelName = "kernel.plugins.keelson.internal"
+)
+
+// Handover is what a plugin process is told before its first byte on a socket:
+// the TLS identity with which it serves PluginService. It goes through a pipe, so
+// that neither arguments, nor environment, nor the disk ever hold the key.
+type Handover struct {
+	// Name of the Plugin object; equals Describe's name unless the plugin is
+	// someone else's, which the kernel then refuses.
+	Name string `json:"name"`
+	// Certificate and PrivateKey are the plugin's own, in PEM.
+	Certificate string `json:"certificate"`
+	PrivateKey  string `json:"privateKey"`
+	// CA vouches for the kernel's client certificate.
+	CA string `json:"ca"`
+}
+
+// TransportName is the DNS name in the certificate with which plugin name serves.
+func TransportName(name string) string { return name + ".plugins.keelson.internal" }
