@@ -1,0 +1,115 @@
+package resource
+
+import (
+	"context"
+	"crypto/tls"
+	"io"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+	"k8s.io/apiserver/pkg/registry/generic"
+	genericregistry "k8s.io/apiserver/pkg/registry/generic/registry"
+	"k8s.io/apiserver/pkg/registry/rest"
+)
+
+// KubeletConnector finds the way to a node's kubelet.
+type KubeletConnector interface {
+	// ConnectionInfo gives the kubelet's base URL (scheme and host with port),
+	// a transport that identifies the API server to it, and the TLS
+	// configuration of that transport for callers that upgrade connections.
+	ConnectionInfo(ctx context.Context, node *corev1.Node) (*url.URL, http.RoundTripper, *tls.Config, error)
+}
+
+// TokenIssuer signs service account tokens. At most one of pod, secret and
+// node is not nil: the object that the token is bound to. A pod's node may
+// come with it.
+type TokenIssuer interface {
+	Issue(ctx context.Context, sa *corev1.ServiceAccount, pod *corev1.Pod, secret *corev1.Secret, node *corev1.Node,
+		audiences []string, expirationSeconds int64) (token string, expires time.Time, err error)
+}
+
+// PluginOperator acts on the processes behind Plugin objects.
+type PluginOperator interface {
+	// Logs opens the plugin's log; tail < 0 means all lines that are kept.
+	Logs(ctx context.Context, name string, tail int64, follow bool) (io.ReadCloser, error)
+	// Restart ends the plugin's process and starts it anew.
+	Restart(ctx context.Context, name string) error
+}
+
+// Config is what the registry needs from the server around it.
+type Config struct {
+	// RESTOptions opens the storage of each resource. Required.
+	RESTOptions generic.RESTOptionsGetter
+	// ServiceCIDRs are the ranges of cluster IPs, the primary family first. Required.
+	ServiceCIDRs []netip.Prefix
+	// NodePortMin and NodePortMax bound node ports, both inclusive. Default 30000 and 32767.
+	NodePortMin, NodePortMax int
+	// Kubelets finds kubelets. Without it, log, exec and the like answer 503.
+	Kubelets KubeletConnector
+	// Tokens signs service account tokens. Without it, the token subresource is not served.
+	Tokens TokenIssuer
+	// Plugins acts on plugins. Without it, log and restart answer 503.
+	Plugins PluginOperator
+	// Authorizer answers access reviews and guards RBAC escalation. Without it the reviews are not served.
+	Authorizer authorizer.Authorizer
+	// Authenticator answers token reviews. Without it they are not served.
+	Authenticator authenticator.Token
+	// Domain is the cluster's DNS domain. Default cluster.local.
+	Domain string
+}
+
+// SetDefaults fills in what was left empty.
+func (c *Config) SetDefaults() {
+	if c.NodePortMin == 0 {
+		c.NodePortMin = 30000
+	}
+	if c.NodePortMax == 0 {
+		c.NodePortMax = 32767
+	}
+	if c.Domain == "" {
+		c.Domain = "cluster.local"
+	}
+}
+
+// Env is what a kind's storage is made with: the configuration and the other
+// kinds' stores.
+type Env struct {
+	Config
+	stores map[schema.GroupResource]*Store
+}
+
+// NewEnv makes an Env without stores.
+func NewEnv(c Config) *Env {
+	c.SetDefaults()
+	return &Env{Config: c, stores: map[schema.GroupResource]*Store{}}
+}
+
+// Store gives the store of a resource, nil if it is not served. Stores appear
+// as they are made, so ask when serving a request, not while making another.
+func (e *Env) Store(group, plural string) *Store {
+	return e.stores[schema.GroupResource{Group: group, Resource: plural}]
+}
+
+// Store is a kind's generic store with its names for discovery.
+type Store struct {
+	*genericregistry.Store
+	shortNames, categories []string
+}
+
+var (
+	_ rest.StandardStorage    = (*Store)(nil)
+	_ rest.ShortNamesProvider = (*Store)(nil)
+	_ rest.CategoriesProvider = (*Store)(nil)
+)
+
+// ShortNames implements rest.ShortNamesProvider.
+func (s *Store) ShortNames() []string { return s.shortNames }
+
+// Categories implements rest.CategoriesProvider.
+func (s *Store) Categories() []string { return s.categories }

@@ -1,0 +1,192 @@
+package resource
+
+import (
+	"context"
+	"reflect"
+
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apiserver/pkg/registry/rest"
+	"k8s.io/apiserver/pkg/storage/names"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
+)
+
+// strategy is the create, update and delete strategy of a Definition.
+type strategy[T Object] struct {
+	runtime.ObjectTyper
+	def *Definition[T]
+}
+
+var (
+	_ rest.RESTCreateStrategy              = (*strategy[Object])(nil)
+	_ rest.RESTUpdateStrategy              = (*strategy[Object])(nil)
+	_ rest.RESTDeleteStrategy              = (*strategy[Object])(nil)
+	_ rest.GarbageCollectionDeleteStrategy = (*strategy[Object])(nil)
+	_ rest.ResetFieldsStrategy             = (*strategy[Object])(nil)
+	_ rest.RESTUpdateStrategy              = (*statusStrategy[Object])(nil)
+	_ rest.RESTGracefulDeleteStrategy      = (*gracefulStrategy[Object])(nil)
+)
+
+func (s *strategy[T]) GenerateName(base string) string {
+	return names.SimpleNameGenerator.GenerateName(base)
+}
+
+func (s *strategy[T]) NamespaceScoped() bool { return !s.def.ClusterScoped }
+
+func (s *strategy[T]) PrepareForCreate(ctx context.Context, obj runtime.Object) {
+	o := obj.(T)
+	if s.def.Status != nil {
+		reset(s.def.Status(o))
+	}
+	if s.def.Spec != nil {
+		o.SetGeneration(1)
+	}
+	if s.def.PrepareCreate != nil {
+		s.def.PrepareCreate(ctx, o)
+	}
+}
+
+func (s *strategy[T]) PrepareForUpdate(ctx context.Context, obj, old runtime.Object) {
+	o, before := obj.(T), old.(T)
+	if s.def.Status != nil {
+		set(s.def.Status(o), s.def.Status(before))
+	}
+	if s.def.PrepareUpdate != nil {
+		s.def.PrepareUpdate(ctx, o, before)
+	}
+	if s.def.Spec != nil {
+		o.SetGeneration(before.GetGeneration())
+		if !apiequality.Semantic.DeepEqual(s.def.Spec(o), s.def.Spec(before)) {
+			o.SetGeneration(before.GetGeneration() + 1)
+		}
+	}
+}
+
+func (s *strategy[T]) Validate(_ context.Context, obj runtime.Object) field.ErrorList {
+	o := obj.(T)
+	name := s.def.Name
+	if name == nil {
+		name = validation.NameIsDNSSubdomain
+	}
+	errs := validation.ValidateObjectMetaAccessor(o, !s.def.ClusterScoped, name, field.NewPath("metadata"))
+	if s.def.Validate != nil {
+		errs = append(errs, s.def.Validate(o)...)
+	}
+	return errs
+}
+
+func (s *strategy[T]) ValidateUpdate(_ context.Context, obj, old runtime.Object) field.ErrorList {
+	o, before := obj.(T), old.(T)
+	errs := validation.ValidateObjectMetaAccessorUpdate(o, before, field.NewPath("metadata"))
+	if s.def.Validate != nil && !s.def.SkipValidateOnUpdate {
+		errs = append(errs, s.def.Validate(o)...)
+	}
+	if s.def.ValidateUpdate != nil {
+		errs = append(errs, s.def.ValidateUpdate(o, before)...)
+	}
+	return errs
+}
+
+func (s *strategy[T]) WarningsOnCreate(_ context.Context, obj runtime.Object) []string {
+	if s.def.Warnings == nil {
+		return nil
+	}
+	return s.def.Warnings(obj.(T))
+}
+
+func (s *strategy[T]) WarningsOnUpdate(_ context.Context, obj, _ runtime.Object) []string {
+	if s.def.Warnings == nil {
+		return nil
+	}
+	return s.def.Warnings(obj.(T))
+}
+
+func (s *strategy[T]) Canonicalize(obj runtime.Object) {
+	if s.def.Canonicalize != nil {
+		s.def.Canonicalize(obj.(T))
+	}
+}
+
+func (s *strategy[T]) AllowCreateOnUpdate(context.Context) bool { return s.def.CreateOnUpdate }
+
+func (s *strategy[T]) AllowUnconditionalUpdate(context.Context) bool {
+	return !s.def.NeedResourceVersion
+}
+
+func (s *strategy[T]) DefaultGarbageCollectionPolicy(context.Context) rest.GarbageCollectionPolicy {
+	if s.def.GarbageCollection != "" {
+		return s.def.GarbageCollection
+	}
+	return rest.DeleteDependents
+}
+
+// GetResetFields implements rest.ResetFieldsStrategy: the plain endpoint does not write the status.
+func (s *strategy[T]) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
+	if s.def.Status == nil {
+		return nil
+	}
+	return map[fieldpath.APIVersion]*fieldpath.Set{
+		fieldpath.APIVersion(s.def.GroupVersion.String()): fieldpath.NewSet(fieldpath.MakePathOrDie("status")),
+	}
+}
+
+// gracefulStrategy adds graceful deletion.
+type gracefulStrategy[T Object] struct{ *strategy[T] }
+
+func (s *gracefulStrategy[T]) CheckGracefulDelete(ctx context.Context, obj runtime.Object, options *metav1.DeleteOptions) bool {
+	return s.def.GracefulDelete(ctx, obj.(T), options)
+}
+
+// statusStrategy updates the status and leaves the spec.
+type statusStrategy[T Object] struct{ *strategy[T] }
+
+func (s *statusStrategy[T]) PrepareForUpdate(ctx context.Context, obj, old runtime.Object) {
+	o, before := obj.(T), old.(T)
+	if s.def.Spec != nil {
+		set(s.def.Spec(o), s.def.Spec(before))
+	}
+	o.SetGeneration(before.GetGeneration())
+	o.SetDeletionTimestamp(before.GetDeletionTimestamp())
+	o.SetOwnerReferences(before.GetOwnerReferences())
+	if s.def.KeepStatusLabels {
+		o.SetLabels(before.GetLabels())
+	}
+	if s.def.PrepareStatus != nil {
+		s.def.PrepareStatus(ctx, o, before)
+	}
+}
+
+func (s *statusStrategy[T]) ValidateUpdate(_ context.Context, obj, old runtime.Object) field.ErrorList {
+	o, before := obj.(T), old.(T)
+	errs := validation.ValidateObjectMetaAccessorUpdate(o, before, field.NewPath("metadata"))
+	if s.def.ValidateStatus != nil {
+		errs = append(errs, s.def.ValidateStatus(o, before)...)
+	}
+	return errs
+}
+
+func (s *statusStrategy[T]) WarningsOnUpdate(context.Context, runtime.Object, runtime.Object) []string {
+	return nil
+}
+
+// GetResetFields implements rest.ResetFieldsStrategy: the status endpoint does not write the spec.
+func (s *statusStrategy[T]) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
+	reset := fieldpath.NewSet(
+		fieldpath.MakePathOrDie("spec"),
+		fieldpath.MakePathOrDie("metadata", "deletionTimestamp"),
+		fieldpath.MakePathOrDie("metadata", "ownerReferences"),
+	)
+	if s.def.KeepStatusLabels {
+		reset.Insert(fieldpath.MakePathOrDie("metadata", "labels"))
+	}
+	return map[fieldpath.APIVersion]*fieldpath.Set{fieldpath.APIVersion(s.def.GroupVersion.String()): reset}
+}
+
+// reset makes what p points at empty.
+func reset(p any) { reflect.ValueOf(p).Elem().SetZero() }
+
+// set copies what from points at to what to points at. Both share what lies deeper, which nobody changes.
+func set(to, from any) { reflect.ValueOf(to).Elem().Set(reflect.ValueOf(from).Elem()) }
