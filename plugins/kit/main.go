@@ -13,7 +13,6 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
-	"slices"
 	"strconv"
 	"syscall"
 
@@ -69,7 +68,8 @@ func Main(p Plugin) {
 		GRPCServer:  plugin.DefaultGRPCServer,
 		Logger:      hclog.New(&hclog.LoggerOptions{Output: stderr, JSONFormat: true, Level: hclog.Warn}),
 	})
-	log.Error("Plugin stopped serving the kernel")
+	// The kernel hung up, or the handshake was not possible.
+	service.shutdown()
 	os.Exit(1)
 }
 
@@ -119,7 +119,7 @@ func (id identity) tls() (*tls.Config, error) {
 		ClientAuth:   tls.RequireAndVerifyClientCert,
 		MinVersion:   tls.VersionTLS13,
 		VerifyConnection: func(state tls.ConnectionState) error {
-			if leaf := state.PeerCertificates[0]; !slices.Contains(leaf.DNSNames, pluginv1.KernelName) {
+			if leaf := state.PeerCertificates[0]; leaf.Subject.CommonName != pluginv1.KernelName {
 				return fmt.Errorf("the caller %q is not the kernel", leaf.Subject)
 			}
 			return nil

@@ -25,9 +25,9 @@ const (
 	// start. It is no secret: after a crash of the kernel it tells an orphan from
 	// a stranger's process that has got the same process number.
 	InstanceEnv = "KEELSON_PLUGIN_INSTANCE"
-	// KernelName is the DNS name in the kernel's client certificate; a plugin
-	// accepts no other caller.
-	KernelName = "kernel.plugins.keelson.internal"
+	// KernelName is the common name in the client certificate with which the kernel
+	// calls plugins; a plugin accepts no other caller.
+	KernelName = "system:kernel"
 )
 
 // Handover is what a plugin process is told before its first byte on a socket:

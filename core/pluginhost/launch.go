@@ -1,0 +1,233 @@
+package pluginhost
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/go-plugin"
+	"github.com/hashicorp/go-plugin/runner"
+	"google.golang.org/grpc"
+
+	pluginv1 "keelson.dev/keelson/proto/plugin/v1"
+)
+
+// startTimeout bounds the time from the start to the handshake line.
+const startTimeout = 30 * time.Second
+
+// passedOn are the variables of the host's environment that plugins get.
+var passedOn = []string{
+	"PATH", "HOME", "TZ", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
+	"SSL_CERT_FILE", "SSL_CERT_DIR",
+}
+
+// session is one life of a plugin process, with the connection to it.
+type session struct {
+	unit    *unit
+	spec    Spec
+	process *process
+	client  *plugin.Client
+	rpc     pluginv1.PluginServiceClient
+	started time.Time
+	mark    int64 // what the log had before
+}
+
+// command finds the program and checks it.
+func (u *unit) command(spec Spec) (Command, error) {
+	if spec.BuiltIn {
+		cmd, ok := u.host.cfg.BuiltIn(spec.Name)
+		if !ok {
+			return Command{}, final(fmt.Errorf("spec.source.builtIn: there is no built-in plugin %q", spec.Name))
+		}
+		cmd.Args = append(append([]string(nil), cmd.Args...), spec.Args...)
+		return cmd, nil
+	}
+	if !filepath.IsAbs(spec.Path) {
+		return Command{}, final(fmt.Errorf("spec.source.path: %q is not an absolute path", spec.Path))
+	}
+	if err := checkProgram(spec.Path, spec.SHA256); err != nil {
+		return Command{}, notYet(err)
+	}
+	return Command{Path: spec.Path, Args: spec.Args}, nil
+}
+
+// checkProgram refuses a file that cannot be what an administrator meant: not there,
+// not executable, writable by others, or of another checksum.
+func checkProgram(path, sum string) error {
+	file, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("spec.source.path: %w", err)
+	}
+	defer func() { _ = file.Close() }()
+	info, err := file.Stat()
+	switch {
+	case err != nil:
+		return fmt.Errorf("spec.source.path: %w", err)
+	case !info.Mode().IsRegular():
+		return fmt.Errorf("spec.source.path: %s is not a file", path)
+	case info.Mode()&0o111 == 0:
+		return fmt.Errorf("spec.source.path: %s is not executable (mode %04o)", path, info.Mode().Perm())
+	case info.Mode()&0o022 != 0:
+		return fmt.Errorf("spec.source.path: %s can be written by others than its owner (mode %04o): chmod go-w", path, info.Mode().Perm())
+	case sum == "":
+		return nil
+	}
+	hash := sha256.New()
+	if _, err := io.Copy(hash, file); err != nil {
+		return fmt.Errorf("spec.source.path: %w", err)
+	}
+	if got := hex.EncodeToString(hash.Sum(nil)); !strings.EqualFold(got, sum) {
+		return fmt.Errorf("spec.source.sha256: %s has checksum %s, want %s", path, got, strings.ToLower(sum))
+	}
+	return nil
+}
+
+// launch starts the program and does the handshake. On an error nothing is left.
+func (u *unit) launch(ctx context.Context, spec Spec) (*session, error) {
+	cmd, err := u.command(spec)
+	if err != nil {
+		return nil, err
+	}
+	transport, err := u.host.cfg.Credentials.Transport(u.name)
+	if err != nil {
+		return nil, fmt.Errorf("issue the transport certificates of plugin %s: %w", u.name, err)
+	}
+	clientTLS, err := transport.client(u.name)
+	if err != nil {
+		return nil, err
+	}
+	for _, dir := range []string{u.host.runDir(u.name), u.host.dataDir(u.name)} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("make the folders of plugin %s: %w", u.name, err)
+		}
+	}
+	s := &session{unit: u, spec: spec, started: time.Now(), mark: u.log.mark()}
+	s.process = u.newProcess(cmd, transport)
+	s.client = plugin.NewClient(u.clientConfig(s.process, clientTLS))
+	u.count()
+	stop := context.AfterFunc(ctx, func() { _ = s.process.Kill(ctx) }) // go-plugin's start takes no context
+	defer stop()
+	if err := s.connect(); err != nil {
+		s.kill()
+		return nil, s.explain(err)
+	}
+	return s, nil
+}
+
+// newProcess prepares the process; nothing is started.
+func (u *unit) newProcess(cmd Command, t Transport) *process {
+	p := &process{
+		cmd: exec.Command(cmd.Path, cmd.Args...), forker: u.host.forker, cgroup: u.host.cgroups.of(u.name),
+		record: u.host.recordOf(u.name), instance: rand.Text(), done: make(chan struct{}),
+		handover: pluginv1.Handover{
+			Name: u.name, CA: string(t.CA),
+			Certificate: string(t.Plugin.Certificate), PrivateKey: string(t.Plugin.PrivateKey),
+		},
+	}
+	for _, name := range passedOn {
+		if v, ok := os.LookupEnv(name); ok {
+			p.cmd.Env = append(p.cmd.Env, name+"="+v)
+		}
+	}
+	p.cmd.Env = append(p.cmd.Env, u.host.cfg.Env...)
+	p.cmd.Dir = u.host.runDir(u.name)
+	return p
+}
+
+func (u *unit) clientConfig(p *process, clientTLS *tls.Config) *plugin.ClientConfig {
+	return &plugin.ClientConfig{
+		HandshakeConfig: plugin.HandshakeConfig{MagicCookieKey: pluginv1.CookieKey, MagicCookieValue: pluginv1.CookieValue},
+		VersionedPlugins: map[int]plugin.PluginSet{
+			pluginv1.ProtocolVersion: {pluginv1.ServiceName: dispensed{}},
+		},
+		AllowedProtocols: []plugin.Protocol{plugin.ProtocolGRPC},
+		TLSConfig:        clientTLS,
+		SkipHostEnv:      true,
+		StartTimeout:     startTimeout,
+		UnixSocketConfig: &plugin.UnixSocketConfig{TempDir: u.host.hostDir()},
+		RunnerFunc: func(_ hclog.Logger, cmd *exec.Cmd, dir string) (runner.Runner, error) {
+			p.socketDir = dir
+			p.cmd.Env = append(p.cmd.Env, cmd.Env...)
+			return p, nil
+		},
+		Logger: hclog.NewNullLogger(),
+		Stderr: u.log, SyncStdout: u.log, SyncStderr: u.log,
+	}
+}
+
+// connect starts the process and opens the connection. A plugin with another
+// certificate than its own is found here.
+func (s *session) connect() error {
+	protocol, err := s.client.Client()
+	if err != nil {
+		return err
+	}
+	if err := protocol.Ping(); err != nil {
+		return fmt.Errorf("connect: %w", err)
+	}
+	raw, err := protocol.Dispense(pluginv1.ServiceName)
+	if err != nil {
+		return err
+	}
+	s.rpc = raw.(pluginv1.PluginServiceClient)
+	return nil
+}
+
+// kill ends the process at once, and all that it left in its cgroup.
+func (s *session) kill() {
+	_ = s.process.Kill(context.Background()) //nolint:forbidigo // the argument has no meaning
+	if s.process.pid != 0 {
+		<-s.process.done
+	}
+	s.client.Kill()
+	s.process.cgroup.kill()
+	s.process.cgroup.remove()
+	s.process.release()
+	_ = os.Remove(s.process.record)
+	if s.process.socketDir != "" {
+		_ = os.RemoveAll(s.process.socketDir)
+	}
+}
+
+// client is the host's side of the connection: it trusts one name only.
+func (t Transport) client(name string) (*tls.Config, error) {
+	pair, err := tls.X509KeyPair(t.Host.Certificate, t.Host.PrivateKey)
+	if err != nil {
+		return nil, fmt.Errorf("load the kernel's transport certificate: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(t.CA) {
+		return nil, errors.New("load the transport CA: no certificate in it")
+	}
+	return &tls.Config{
+		Certificates: []tls.Certificate{pair}, RootCAs: pool,
+		ServerName: pluginv1.TransportName(name), MinVersion: tls.VersionTLS13,
+	}, nil
+}
+
+// dispensed is the base contract in go-plugin's set.
+type dispensed struct{ plugin.NetRPCUnsupportedPlugin }
+
+// GRPCServer has no use in the host.
+func (dispensed) GRPCServer(*plugin.GRPCBroker, *grpc.Server) error {
+	return errors.New("the host serves no plugin contract")
+}
+
+// GRPCClient is the client of the contract.
+func (dispensed) GRPCClient(_ context.Context, _ *plugin.GRPCBroker, conn *grpc.ClientConn) (any, error) {
+	return pluginv1.NewPluginServiceClient(conn), nil
+}
+
+var _ plugin.GRPCPlugin = dispensed{}

@@ -1,0 +1,199 @@
+package pluginhost
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/go-plugin/runner"
+
+	pluginv1 "keelson.dev/keelson/proto/plugin/v1"
+)
+
+// lastWords is how long output is still read after a process has ended. Its children
+// may hold the pipes open for as long as they live, so their end is not waited for.
+const lastWords = 100 * time.Millisecond
+
+// process is one plugin process in the form that go-plugin wants (runner.Runner).
+type process struct {
+	cmd      *exec.Cmd
+	forker   *forker
+	cgroup   *cgroup
+	record   string // path of the orphan record
+	instance string
+	handover pluginv1.Handover
+
+	stdout, stderr *os.File      // reading ends; closed by release
+	lifeline       *os.File      // writing end of the handover pipe; its close says that the host is gone
+	pid            int           // 0 until started
+	done           chan struct{} // closed when the process has ended
+	exit           error         // valid after done
+	released       sync.Once
+	socketDir      string // made by go-plugin, which forgets it if the start fails
+
+	mu     sync.Mutex // guards cmd.Process between Start and Kill, and killed
+	killed bool       // Kill came before the start
+}
+
+// Start implements runner.Runner.
+func (p *process) Start(context.Context) (err error) {
+	var theirs []*os.File
+	pipe := func() (r, w *os.File) {
+		if err == nil {
+			r, w, err = os.Pipe()
+		}
+		return r, w
+	}
+	var outW, errW, giveR *os.File
+	p.stdout, outW = pipe()
+	p.stderr, errW = pipe()
+	giveR, p.lifeline = pipe()
+	theirs = []*os.File{outW, errW, giveR}
+	defer func() {
+		for _, f := range theirs {
+			_ = f.Close() // nil files give an error, which says nothing
+		}
+		if err != nil {
+			p.release()
+		}
+	}()
+	if err != nil {
+		return fmt.Errorf("start %s: %w", p.cmd.Path, err)
+	}
+	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = nil, outW, errW
+	p.cmd.ExtraFiles = []*os.File{giveR}
+	p.cmd.Env = append(p.cmd.Env, pluginv1.HandoverEnv+"=3", pluginv1.InstanceEnv+"="+p.instance)
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	if err = p.fork(); err != nil {
+		return fmt.Errorf("start %s: %w", p.cmd.Path, err)
+	}
+	go p.wait() // ends with the process
+	return p.introduce()
+}
+
+func (p *process) fork() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.killed {
+		return context.Canceled
+	}
+	if err := p.forker.do(p.cmd.Start); err != nil {
+		return err
+	}
+	p.pid = p.cmd.Process.Pid
+	return nil
+}
+
+// introduce puts the process where it belongs and then gives it its identity: until
+// then it waits, so nothing it starts escapes the cgroup or the record.
+func (p *process) introduce() error {
+	err := errors.Join(p.cgroup.join(p.pid), writeRecord(p.record, p.pid, p.instance))
+	if err == nil {
+		var line []byte
+		if line, err = json.Marshal(p.handover); err == nil {
+			_, err = p.lifeline.Write(append(line, '\n')) // far less than a pipe holds
+		}
+	}
+	if err != nil {
+		_ = p.cmd.Process.Kill()
+		return fmt.Errorf("hand over to %s: %w", p.cmd.Path, err)
+	}
+	return nil
+}
+
+func (p *process) wait() {
+	p.exit = p.cmd.Wait()
+	deadline := time.Now().Add(lastWords)
+	_ = p.stdout.SetReadDeadline(deadline)
+	_ = p.stderr.SetReadDeadline(deadline)
+	close(p.done)
+}
+
+// release closes the host's ends of the pipes; the process has ended or will.
+func (p *process) release() {
+	p.released.Do(func() {
+		for _, f := range []*os.File{p.stdout, p.stderr, p.lifeline} {
+			if f != nil {
+				_ = f.Close()
+			}
+		}
+	})
+}
+
+// ending says how the process ended: "exit status 1", "signal: killed".
+func (p *process) ending() string {
+	if p.exit == nil {
+		return "exit status 0"
+	}
+	return p.exit.Error()
+}
+
+// Wait implements runner.AttachedRunner.
+func (p *process) Wait(context.Context) error { <-p.done; return p.exit }
+
+// Kill implements runner.AttachedRunner.
+func (p *process) Kill(context.Context) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.killed = true
+	if p.pid == 0 {
+		return nil
+	}
+	if err := p.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	return nil
+}
+
+// Diagnose implements runner.Runner.
+func (p *process) Diagnose(context.Context) string {
+	return "the program did not do the handshake of a Keelson plugin (docs/plugins.md)"
+}
+
+// Stdout implements runner.Runner.
+func (p *process) Stdout() io.ReadCloser { return untilDeadline{p.stdout} }
+
+// Stderr implements runner.Runner.
+func (p *process) Stderr() io.ReadCloser { return untilDeadline{p.stderr} }
+
+// Name implements runner.Runner.
+func (p *process) Name() string { return p.cmd.Path }
+
+// ID implements runner.AttachedRunner.
+func (p *process) ID() string {
+	if p.pid == 0 {
+		return ""
+	}
+	return strconv.Itoa(p.pid)
+}
+
+// PluginToHost implements runner.AddrTranslator: both see the same files.
+func (p *process) PluginToHost(network, addr string) (string, string, error) {
+	return network, addr, nil
+}
+
+// HostToPlugin implements runner.AddrTranslator.
+func (p *process) HostToPlugin(network, addr string) (string, string, error) {
+	return network, addr, nil
+}
+
+// untilDeadline makes the deadline set at the process's end an end of file.
+type untilDeadline struct{ *os.File }
+
+func (u untilDeadline) Read(b []byte) (int, error) {
+	n, err := u.File.Read(b)
+	if err != nil && (errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, os.ErrClosed)) {
+		err = io.EOF
+	}
+	return n, err
+}
+
+var _ runner.Runner = (*process)(nil)
