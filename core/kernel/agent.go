@@ -1,0 +1,238 @@
+package kernel
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"keelson.dev/keelson/core/pki"
+	"keelson.dev/keelson/core/pluginhost"
+	"keelson.dev/keelson/core/version"
+	"keelson.dev/keelson/proto/api/v1alpha1"
+	"keelson.dev/keelson/proto/api/v1alpha1/client"
+)
+
+// AgentConfig is what an agent is told.
+type AgentConfig struct {
+	// JoinFile is what CreateJoinFile wrote on the server.
+	JoinFile string
+	// DataDir and RunDir, as in Config.
+	DataDir, RunDir string
+	Builtins        []Builtin
+	Command         func(name string) (path string, args []string)
+	LogLevel        string
+	Log             *slog.Logger
+}
+
+// joinFile is all that a node has to know and be. It holds private keys.
+type joinFile struct {
+	Version      int                           `json:"version"`
+	Server       string                        `json:"server"`
+	CA           []byte                        `json:"ca"`
+	Node         Node                          `json:"node"`
+	PodCIDRs     []netip.Prefix                `json:"podCIDRs"`
+	ServiceCIDRs []netip.Prefix                `json:"serviceCIDRs"`
+	Domain       string                        `json:"domain"`
+	DNSAddress   netip.Addr                    `json:"dnsAddress"`
+	Agent        pluginhost.KeyPair            `json:"agent"`
+	Clients      map[string]pluginhost.KeyPair `json:"clients"`
+	Serving      map[string]pluginhost.KeyPair `json:"serving"`
+}
+
+const joinVersion = 1
+
+// clusterFile keeps below the data folder what a join file needs of the server's
+// settings, so that one can be made without asking the server.
+const clusterFile = "cluster.json"
+
+// writeClusterFile keeps the settings that all nodes share.
+func writeClusterFile(cfg Config) error {
+	advertised := cfg.Listen.Addr()
+	if advertised.IsUnspecified() {
+		advertised = cfg.Node.Addresses[0]
+	}
+	data, err := json.MarshalIndent(joinFile{
+		Version:  joinVersion,
+		Server:   "https://" + net.JoinHostPort(advertised.String(), strconv.Itoa(int(cfg.Listen.Port()))),
+		PodCIDRs: cfg.PodCIDRs, ServiceCIDRs: cfg.ServiceCIDRs, Domain: cfg.Domain, DNSAddress: cfg.DNSAddress,
+	}, "", "  ")
+	if err != nil {
+		return err
+	}
+	return writeFile(filepath.Join(cfg.DataDir, clusterFile), data)
+}
+
+// CreateJoinFile writes the file with which a node joins the cluster whose server
+// has its data in dataDir. Whoever has the file can act as that node for a year.
+func CreateJoinFile(dataDir string, node Node, builtins []Builtin, path string) error {
+	data, err := os.ReadFile(filepath.Join(dataDir, clusterFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("%s holds no cluster: run this on the server, after keelson up, with its --data-dir", dataDir)
+	}
+	if err != nil {
+		return err
+	}
+	var join joinFile
+	if err := json.Unmarshal(data, &join); err != nil {
+		return fmt.Errorf("%s: %w", filepath.Join(dataDir, clusterFile), err)
+	}
+	authority, err := pki.Open(filepath.Join(dataDir, "pki"))
+	if err != nil {
+		return err
+	}
+	join.CA, join.Node = authority.CAPEM(), node
+	agent, err := authority.ClientPair("system:node:"+node.Name, []string{"system:nodes"}, 0)
+	if err != nil {
+		return err
+	}
+	join.Agent = pluginhost.KeyPair(agent)
+	join.Clients, join.Serving = map[string]pluginhost.KeyPair{}, map[string]pluginhost.KeyPair{}
+	issue := authorityCredentials{authority}
+	for _, b := range builtins {
+		if b.Scope != pluginhost.ScopeNode {
+			continue
+		}
+		if join.Clients[b.Name], err = issue.Client(b.Name); err != nil {
+			return err
+		}
+		if join.Serving[b.Name], err = issue.Serving(b.Name, node.Addresses, []string{node.Name}); err != nil {
+			return err
+		}
+	}
+	if data, err = json.MarshalIndent(join, "", "  "); err != nil {
+		return err
+	}
+	return writeFile(path, data)
+}
+
+func readJoinFile(path string) (*joinFile, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("--join: %w", err)
+	}
+	defer func() { _ = file.Close() }()
+	decoder := json.NewDecoder(io.LimitReader(file, 1<<20))
+	decoder.DisallowUnknownFields()
+	var join joinFile
+	if err := decoder.Decode(&join); err != nil {
+		return nil, fmt.Errorf("--join %s: not a join file (%w): make one on the server with keelson agent create-join-file", path, err)
+	}
+	if join.Version != joinVersion {
+		return nil, fmt.Errorf("--join %s: version %d, this keelson reads version %d: make the file with the same release", path, join.Version, joinVersion)
+	}
+	if join.Server == "" || join.Node.Name == "" || len(join.Node.Addresses) == 0 || len(join.CA) == 0 {
+		return nil, fmt.Errorf("--join %s: server, node or ca is missing: make the file anew on the server", path)
+	}
+	return &join, nil
+}
+
+// RunAgent runs the plugins of a further node until ctx ends. It does not need
+// the server to answer at its start.
+func RunAgent(ctx context.Context, cfg AgentConfig) error {
+	join, err := readJoinFile(cfg.JoinFile)
+	if err != nil {
+		return err
+	}
+	if err := makeDirs(cfg.DataDir, cfg.RunDir); err != nil {
+		return err
+	}
+	lock, err := acquire(cfg.RunDir)
+	if err != nil {
+		return err
+	}
+	defer lock.release()
+	// The connection between host and plugins never leaves the machine: a CA of its
+	// own vouches for it.
+	local, err := pki.Open(filepath.Join(cfg.DataDir, "pki"))
+	if err != nil {
+		return err
+	}
+	sync := newPluginSync(cfg.Log, join.Node.Name, false, cfg.Builtins)
+	sync.api, err = client.New(&rest.Config{
+		Host:            join.Server,
+		TLSClientConfig: rest.TLSClientConfig{CAData: join.CA, CertData: join.Agent.Certificate, KeyData: join.Agent.PrivateKey},
+		UserAgent:       "keelson-agent",
+	})
+	if err != nil {
+		return err
+	}
+	sync.host = pluginhost.New(pluginhost.Config{
+		Log: cfg.Log, DataDir: cfg.DataDir, RunDir: cfg.RunDir,
+		Credentials: joinCredentials{join, local}, APIServer: join.Server, APICA: join.CA,
+		Cluster: clusterSettings(join.PodCIDRs, join.ServiceCIDRs, join.Domain, join.DNSAddress),
+		Node:    pluginhost.Node{Name: join.Node.Name, Addresses: join.Node.Addresses, KubeletPort: kubeletPort},
+		BuiltIn: builtinCommand(cfg.Builtins, cfg.Command), LogLevel: cfg.LogLevel, OnStatus: sync.onStatus,
+	})
+	cfg.Log.Info("Agent runs", "version", version.Git(), "build", version.Build(), "server", join.Server, "node", join.Node.Name)
+	return runHost(ctx, sync.host, sync)
+}
+
+// joinCredentials hands out the identities that came with the join file.
+type joinCredentials struct {
+	join  *joinFile
+	local *pki.Authority
+}
+
+var _ pluginhost.Credentials = joinCredentials{}
+
+// Client is the identity that the server issued for a plugin of this node.
+func (c joinCredentials) Client(name string) (pluginhost.KeyPair, error) {
+	return c.take(c.join.Clients, name)
+}
+
+// Serving is the certificate that the server issued for this node's addresses.
+func (c joinCredentials) Serving(name string, _ []netip.Addr, _ []string) (pluginhost.KeyPair, error) {
+	return c.take(c.join.Serving, name)
+}
+
+// Transport is issued here.
+func (c joinCredentials) Transport(name string) (pluginhost.Transport, error) {
+	return transport(c.local, name)
+}
+
+func (c joinCredentials) take(from map[string]pluginhost.KeyPair, name string) (pluginhost.KeyPair, error) {
+	pair, ok := from[name]
+	if !ok {
+		return pair, fmt.Errorf("the join file has no identity for plugin %q: make a new one on the server", name)
+	}
+	return pair, nil
+}
+
+// agentRole is what agents may do by themselves: follow Plugin objects and report.
+const agentRole = "system:keelson-agent"
+
+func ensureAgentRole(ctx context.Context, clientset kubernetes.Interface) error {
+	_, err := clientset.RbacV1().ClusterRoles().Create(ctx, &rbacv1.ClusterRole{
+		ObjectMeta: metav1.ObjectMeta{Name: agentRole},
+		Rules: []rbacv1.PolicyRule{
+			{APIGroups: []string{v1alpha1.GroupName}, Resources: []string{"plugins"}, Verbs: []string{"get", "list", "watch"}},
+			{APIGroups: []string{v1alpha1.GroupName}, Resources: []string{"plugins/status"}, Verbs: []string{"update", "patch"}},
+		},
+	}, metav1.CreateOptions{})
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("create cluster role %s: %w", agentRole, err)
+	}
+	_, err = clientset.RbacV1().ClusterRoleBindings().Create(ctx, &rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: agentRole},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: agentRole},
+		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.GroupKind, Name: "system:nodes"}},
+	}, metav1.CreateOptions{})
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("create cluster role binding %s: %w", agentRole, err)
+	}
+	return nil
+}

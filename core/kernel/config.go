@@ -1,0 +1,52 @@
+package kernel
+
+import (
+	"log/slog"
+	"net/netip"
+
+	"keelson.dev/keelson/core/pluginhost"
+)
+
+// Builtin is a plugin that is linked into the binary.
+type Builtin struct {
+	Name, Kind string
+	Scope      pluginhost.Scope
+}
+
+// Node is the machine that the kernel runs on.
+type Node struct {
+	// Name of its Node object, a DNS subdomain.
+	Name string `json:"name"`
+	// Addresses; the first is the internal IP.
+	Addresses []netip.Addr `json:"addresses"`
+}
+
+// PortRange has both ends in it.
+type PortRange struct{ Min, Max int }
+
+// Config is what a server is told. No field has a default here: the CLI's flags
+// have them.
+type Config struct {
+	// DataDir holds what outlives the machine's boot, RunDir sockets and the like.
+	DataDir, RunDir string
+	// Listen is where the API is served.
+	Listen netip.AddrPort
+	Node   Node
+	// PodCIDRs and ServiceCIDRs are the cluster's networks, the primary one first.
+	PodCIDRs, ServiceCIDRs []netip.Prefix
+	NodePorts              PortRange
+	// DNSAddress is in the first of ServiceCIDRs.
+	DNSAddress netip.Addr
+	// Domain is the DNS domain of the cluster.
+	Domain string
+	// Builtins are started unless their Plugin objects say otherwise.
+	Builtins []Builtin
+	// Command is how a built-in plugin is started.
+	Command func(name string) (path string, args []string)
+	// LogLevel is handed to plugins.
+	LogLevel string
+	Log      *slog.Logger
+}
+
+// kubeletPort is where kubelets serve their API, as upstream's do.
+const kubeletPort = 10250

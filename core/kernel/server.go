@@ -1,0 +1,229 @@
+package kernel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/client-go/kubernetes"
+
+	"keelson.dev/keelson/core/apiserver"
+	"keelson.dev/keelson/core/auth"
+	"keelson.dev/keelson/core/pki"
+	"keelson.dev/keelson/core/pluginhost"
+	"keelson.dev/keelson/core/store"
+	"keelson.dev/keelson/core/version"
+	"keelson.dev/keelson/proto/api/v1alpha1"
+	"keelson.dev/keelson/proto/api/v1alpha1/client"
+)
+
+// server is a running kernel with an API.
+type server struct {
+	cfg  Config
+	pki  *pki.Authority
+	api  *apiserver.Server
+	host *pluginhost.Host
+	sync *pluginSync
+}
+
+// RunServer runs a server until ctx ends, or until a part of it fails.
+func RunServer(ctx context.Context, cfg Config) error {
+	begin := time.Now()
+	if err := makeDirs(cfg.DataDir, cfg.RunDir); err != nil {
+		return err
+	}
+	lock, err := acquire(cfg.RunDir)
+	if err != nil {
+		return err
+	}
+	defer lock.release()
+	authority, err := pki.Open(filepath.Join(cfg.DataDir, "pki"))
+	if err != nil {
+		return err
+	}
+	db, err := store.Open(ctx, store.Options{Dir: filepath.Join(cfg.DataDir, "store"), Log: cfg.Log})
+	if err != nil {
+		return err
+	}
+	s := &server{cfg: cfg, pki: authority, sync: newPluginSync(cfg.Log, cfg.Node.Name, true, cfg.Builtins)}
+	s.api, err = apiserver.New(apiserver.Config{
+		Listen: cfg.Listen.String(), AdvertiseAddress: cfg.Node.Addresses[0], PKI: authority, DB: db, Log: cfg.Log,
+		ServiceCIDRs: cfg.ServiceCIDRs, NodePorts: apiserver.PortRange{Min: cfg.NodePorts.Min, Max: cfg.NodePorts.Max},
+		Domain: cfg.Domain, Plugins: operator{s},
+	})
+	if err == nil {
+		err = s.run(ctx, begin)
+	}
+	return errors.Join(err, db.Close())
+}
+
+// run has the API up for as long as anything runs that needs it.
+func (s *server) run(ctx context.Context, begin time.Time) error {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	apiCtx, stopAPI := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopAPI()
+	apiDone := make(chan error, 1)
+	go func() { // ends by stopAPI, or when the API fails
+		err := s.api.Start(apiCtx)
+		if err == nil && apiCtx.Err() == nil {
+			err = errors.New("the API server ended by itself")
+		}
+		apiDone <- err
+		stop(err)
+	}()
+	select {
+	case <-s.api.Ready():
+	case <-ctx.Done():
+		stopAPI()
+		return <-apiDone
+	}
+	err := s.runPlugins(ctx, begin)
+	stopAPI()
+	return errors.Join(err, <-apiDone)
+}
+
+// runPlugins starts what needs the API, and returns when all of it has ended.
+func (s *server) runPlugins(ctx context.Context, begin time.Time) error {
+	clientset, err := kubernetes.NewForConfig(s.api.LoopbackConfig())
+	if err != nil {
+		return err
+	}
+	if s.sync.api, err = client.New(s.api.LoopbackConfig()); err != nil {
+		return err
+	}
+	url := "https://" + net.JoinHostPort(localAddress(s.cfg.Listen.Addr()).String(), strconv.Itoa(int(s.cfg.Listen.Port())))
+	s.host = pluginhost.New(pluginhost.Config{
+		Log: s.cfg.Log, DataDir: s.cfg.DataDir, RunDir: s.cfg.RunDir,
+		Credentials: authorityCredentials{s.pki}, APIServer: url, APICA: s.pki.CAPEM(),
+		Cluster: clusterSettings(s.cfg.PodCIDRs, s.cfg.ServiceCIDRs, s.cfg.Domain, s.cfg.DNSAddress),
+		Node:    pluginhost.Node{Name: s.cfg.Node.Name, Addresses: s.cfg.Node.Addresses, KubeletPort: kubeletPort},
+		BuiltIn: builtinCommand(s.cfg.Builtins, s.cfg.Command), LogLevel: s.cfg.LogLevel, OnStatus: s.sync.onStatus,
+		Accept: func(ctx context.Context, d pluginhost.Description) error {
+			return auth.EnsurePluginRole(ctx, clientset, d.Name, d.Rules)
+		},
+	})
+	s.sync.host = s.host
+	if err := s.prepareCluster(ctx, clientset, url); err != nil {
+		return err
+	}
+	s.cfg.Log.Info("Kernel is ready", "version", version.Git(), "build", version.Build(), "api", url,
+		"node", s.cfg.Node.Name, "after", time.Since(begin).Round(time.Millisecond))
+	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady) // false, nil where no systemd waits for it
+	defer func() { _, _ = daemon.SdNotify(false, daemon.SdNotifyStopping) }()
+	return runHost(ctx, s.host, s.sync)
+}
+
+// prepareCluster writes what plugins and people need before the first plugin starts.
+func (s *server) prepareCluster(ctx context.Context, clientset kubernetes.Interface, url string) error {
+	if err := ensureAgentRole(ctx, clientset); err != nil {
+		return err
+	}
+	if err := s.sync.createMissing(ctx, s.cfg.Builtins); err != nil {
+		return err
+	}
+	admin, err := s.pki.Keep("admin", pki.Request{CommonName: "kubernetes-admin", Organizations: []string{"system:masters"}})
+	if err != nil {
+		return err
+	}
+	pair, err := admin.Pair()
+	if err != nil {
+		return err
+	}
+	if err := writeKubeconfig(filepath.Join(s.cfg.DataDir, AdminKubeconfig), url, s.pki.CAPEM(), pair); err != nil {
+		return err
+	}
+	return writeClusterFile(s.cfg)
+}
+
+// runHost runs the plugin host and what feeds it, until ctx ends and all has ended.
+func runHost(ctx context.Context, host *pluginhost.Host, sync_ *pluginSync) error {
+	var feeders, reporter sync.WaitGroup
+	reportCtx, stopReport := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopReport()
+	feeders.Go(func() { sync_.follow(ctx) })
+	reporter.Go(func() { sync_.report(reportCtx, context.WithoutCancel(ctx)) })
+	err := host.Run(ctx)
+	feeders.Wait()
+	stopReport() // the plugins' end is still to be written
+	reporter.Wait()
+	if cause := context.Cause(ctx); err == nil && !errors.Is(cause, context.Canceled) {
+		err = cause
+	}
+	return err
+}
+
+// operator is what the API server may do to plugins.
+type operator struct{ s *server }
+
+// Logs is the log of a plugin of this node.
+func (o operator) Logs(ctx context.Context, name string, tail int64, follow bool) (io.ReadCloser, error) {
+	r, err := o.s.host.Logs(ctx, name, tail, follow)
+	return r, notFound(name, err)
+}
+
+// Restart restarts a plugin of this node.
+func (o operator) Restart(ctx context.Context, name string) error {
+	return notFound(name, o.s.host.Restart(ctx, name))
+}
+
+func notFound(name string, err error) error {
+	if errors.Is(err, pluginhost.ErrNotFound) {
+		return apierrors.NewNotFound(v1alpha1.Resource("plugins"), name)
+	}
+	return err
+}
+
+func makeDirs(data, run string) error {
+	for flag, dir := range map[string]string{"data-dir": data, "run-dir": run} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("--%s: %w: choose a folder that root can write", flag, err)
+		}
+	}
+	return nil
+}
+
+// localAddress is where this machine reaches a listener.
+func localAddress(listen netip.Addr) netip.Addr {
+	switch {
+	case !listen.IsUnspecified():
+		return listen
+	case listen.Is6():
+		return netip.IPv6Loopback()
+	default:
+		return netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	}
+}
+
+func clusterSettings(pods, services []netip.Prefix, domain string, dns netip.Addr) pluginhost.Cluster {
+	text := func(list []netip.Prefix) []string {
+		out := make([]string, len(list))
+		for i, p := range list {
+			out[i] = p.String()
+		}
+		return out
+	}
+	return pluginhost.Cluster{PodCIDRs: text(pods), ServiceCIDRs: text(services), Domain: domain, DNSAddress: dns.String()}
+}
+
+func builtinCommand(builtins []Builtin, command func(string) (string, []string)) func(string) (pluginhost.Command, bool) {
+	return func(name string) (pluginhost.Command, bool) {
+		for _, b := range builtins {
+			if b.Name == name {
+				path, args := command(name)
+				return pluginhost.Command{Path: path, Args: args}, true
+			}
+		}
+		return pluginhost.Command{}, false
+	}
+}
