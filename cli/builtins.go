@@ -4,7 +4,6 @@ import (
 	"strings"
 
 	"keelson.dev/keelson/core/kernel"
-	"keelson.dev/keelson/core/pluginhost"
 	"keelson.dev/keelson/plugins/controllers"
 	"keelson.dev/keelson/plugins/dns"
 	"keelson.dev/keelson/plugins/kit"
@@ -13,6 +12,7 @@ import (
 	"keelson.dev/keelson/plugins/proxy"
 	"keelson.dev/keelson/plugins/runtime"
 	"keelson.dev/keelson/plugins/scheduler"
+	"keelson.dev/keelson/proto/api/v1alpha1"
 )
 
 // builtins are all built-in plugins, in the order in which lists show them. This
@@ -49,7 +49,7 @@ func builtinNames() string {
 func kernelBuiltins() []kernel.Builtin {
 	list := make([]kernel.Builtin, len(builtins))
 	for i, p := range builtins {
-		list[i] = kernel.Builtin{Name: p.Name, Kind: p.Kind, Scope: pluginhost.Scope(p.Scope)}
+		list[i] = kernel.Builtin{Name: p.Name, Kind: p.Kind, Scope: v1alpha1.PluginScope(p.Scope)}
 	}
 	return list
 }

@@ -133,8 +133,8 @@ func uninstall(ctx context.Context, d dirs, streams genericiooptions.IOStreams) 
 		runtime.Purge(ctx, data("runtime"), run("runtime"), log),
 		kubelet.Purge(ctx, data("kubelet"), run("kubelet"), log),
 		dropKubeconfigs(filepath.Join(d.Data, adminKubeconfig)),
-		pluginhost.Purge(ctx, d.Run, log),
 	}
+	pluginhost.Purge(ctx, d.Run, kernel.CgroupParent(d.Run), log)
 	if err := errors.Join(errs...); err != nil {
 		return err // the folders hold what a second try needs
 	}

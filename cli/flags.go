@@ -15,8 +15,8 @@ import (
 // Where things lie unless flags say otherwise.
 const (
 	defaultDataDir  = "/var/lib/keelson"
-	defaultRunDir   = "/run/keelson"
-	adminKubeconfig = "admin.kubeconfig"
+	defaultRunDir   = kernel.DefaultRunDir
+	adminKubeconfig = kernel.AdminKubeconfig
 )
 
 // dirs are the two folders of a node.

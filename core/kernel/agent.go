@@ -103,7 +103,7 @@ func CreateJoinFile(dataDir string, node Node, builtins []Builtin, path string) 
 	join.Clients, join.Serving = map[string]pluginhost.KeyPair{}, map[string]pluginhost.KeyPair{}
 	issue := authorityCredentials{authority}
 	for _, b := range builtins {
-		if b.Scope != pluginhost.ScopeNode {
+		if b.Scope != v1alpha1.PluginScopeNode {
 			continue
 		}
 		if join.Clients[b.Name], err = issue.Client(b.Name); err != nil {
@@ -176,6 +176,7 @@ func RunAgent(ctx context.Context, cfg AgentConfig) error {
 		Cluster: clusterSettings(join.PodCIDRs, join.ServiceCIDRs, join.Domain, join.DNSAddress),
 		Node:    pluginhost.Node{Name: join.Node.Name, Addresses: join.Node.Addresses, KubeletPort: kubeletPort},
 		BuiltIn: builtinCommand(cfg.Builtins, cfg.Command), LogLevel: cfg.LogLevel, OnStatus: sync.onStatus,
+		CgroupParent: CgroupParent(cfg.RunDir),
 	})
 	cfg.Log.Info("Agent runs", "version", version.Git(), "build", version.Build(), "server", join.Server, "node", join.Node.Name)
 	return runHost(ctx, sync.host, sync)

@@ -1,16 +1,18 @@
 package kernel
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"log/slog"
 	"net/netip"
 
-	"keelson.dev/keelson/core/pluginhost"
+	"keelson.dev/keelson/proto/api/v1alpha1"
 )
 
 // Builtin is a plugin that is linked into the binary.
 type Builtin struct {
 	Name, Kind string
-	Scope      pluginhost.Scope
+	Scope      v1alpha1.PluginScope
 }
 
 // Node is the machine that the kernel runs on.
@@ -50,3 +52,16 @@ type Config struct {
 
 // kubeletPort is where kubelets serve their API, as upstream's do.
 const kubeletPort = 10250
+
+// DefaultRunDir is the run folder of a usual installation.
+const DefaultRunDir = "/run/keelson"
+
+// CgroupParent is the cgroup below which the plugins of a run folder have theirs:
+// two clusters on one machine must not take each other's for left over.
+func CgroupParent(runDir string) string {
+	if runDir == DefaultRunDir {
+		return "/keelson/plugins"
+	}
+	sum := sha256.Sum256([]byte(runDir))
+	return "/keelson-" + hex.EncodeToString(sum[:4]) + "/plugins"
+}

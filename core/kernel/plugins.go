@@ -30,7 +30,7 @@ type pluginSync struct {
 	node   string
 	server bool // the server runs all scopes and owns the status's top level
 	// scopes of the built-in plugins, by name; a stranger's plugin says its own.
-	scopes map[string]pluginhost.Scope
+	scopes map[string]v1alpha1.PluginScope
 
 	mu      sync.Mutex // guards changed
 	changed map[string]pluginhost.Status
@@ -39,7 +39,7 @@ type pluginSync struct {
 
 func newPluginSync(log *slog.Logger, node string, server bool, builtins []Builtin) *pluginSync {
 	s := &pluginSync{
-		log: log, node: node, server: server, scopes: map[string]pluginhost.Scope{},
+		log: log, node: node, server: server, scopes: map[string]v1alpha1.PluginScope{},
 		changed: map[string]pluginhost.Status{}, wake: make(chan struct{}, 1),
 	}
 	for _, b := range builtins {
@@ -76,7 +76,7 @@ func (s *pluginSync) createMissing(ctx context.Context, builtins []Builtin) erro
 		_, err := s.api.Create(ctx, &v1alpha1.Plugin{
 			ObjectMeta: metav1.ObjectMeta{Name: b.Name},
 			Spec: v1alpha1.PluginSpec{
-				Kind: b.Kind, Scope: v1alpha1.PluginScope(b.Scope), Source: v1alpha1.PluginSource{BuiltIn: true},
+				Kind: b.Kind, Scope: b.Scope, Source: v1alpha1.PluginSource{BuiltIn: true},
 			},
 		})
 		if err != nil && !apierrors.IsAlreadyExists(err) {
@@ -130,7 +130,7 @@ func (s *pluginSync) runsHere(p *v1alpha1.Plugin) bool {
 	if p.Spec.Scope != "" {
 		return p.Spec.Scope == v1alpha1.PluginScopeNode
 	}
-	return s.scopes[p.Name] == pluginhost.ScopeNode
+	return s.scopes[p.Name] == v1alpha1.PluginScopeNode
 }
 
 // report writes statuses as they change, until ctx ends and none is left to write.
@@ -204,7 +204,7 @@ func (s *pluginSync) apply(p *v1alpha1.Plugin, status pluginhost.Status) {
 	if !status.StartedAt.IsZero() {
 		here.StartedAt = &metav1.Time{Time: status.StartedAt.Truncate(time.Second)}
 	}
-	onNodes := p.Spec.Scope == v1alpha1.PluginScopeNode || s.scopes[p.Name] == pluginhost.ScopeNode ||
+	onNodes := p.Spec.Scope == v1alpha1.PluginScopeNode || s.scopes[p.Name] == v1alpha1.PluginScopeNode ||
 		status.Description != nil && status.Description.Scope == string(v1alpha1.PluginScopeNode)
 	if onNodes {
 		at := slices.IndexFunc(p.Status.Nodes, func(n v1alpha1.PluginNodeStatus) bool { return n.Name == s.node })

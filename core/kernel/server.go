@@ -109,6 +109,7 @@ func (s *server) runPlugins(ctx context.Context, begin time.Time) error {
 		Cluster: clusterSettings(s.cfg.PodCIDRs, s.cfg.ServiceCIDRs, s.cfg.Domain, s.cfg.DNSAddress),
 		Node:    pluginhost.Node{Name: s.cfg.Node.Name, Addresses: s.cfg.Node.Addresses, KubeletPort: kubeletPort},
 		BuiltIn: builtinCommand(s.cfg.Builtins, s.cfg.Command), LogLevel: s.cfg.LogLevel, OnStatus: s.sync.onStatus,
+		CgroupParent: CgroupParent(s.cfg.RunDir),
 		Accept: func(ctx context.Context, d pluginhost.Description) error {
 			return auth.EnsurePluginRole(ctx, clientset, d.Name, d.Rules)
 		},

@@ -29,7 +29,11 @@ const (
 	PluginRunning PluginPhase = "Running"
 	// PluginDegraded is a plugin that runs but says that something is wrong.
 	PluginDegraded PluginPhase = "Degraded"
-	// PluginFailed is a plugin that ended; it is started again after a back-off.
+	// PluginBackOff is a plugin that ended; it is started again after a back-off.
+	PluginBackOff PluginPhase = "BackOff"
+	// PluginStopped is a plugin that does not run because it, or the kernel, was stopped.
+	PluginStopped PluginPhase = "Stopped"
+	// PluginFailed is a plugin that cannot run; status.lastError says why.
 	PluginFailed PluginPhase = "Failed"
 	// PluginDisabled is a plugin that spec.enabled keeps from running.
 	PluginDisabled PluginPhase = "Disabled"
