@@ -1,0 +1,167 @@
+// Package nstest gives tests a machine of their own: Main runs a whole test binary in
+// a fresh network and mount namespace, where it plays the node, and New makes further
+// network namespaces that play pods. Nothing of it reaches the real machine, and all of
+// it ends with the process. It starts no goroutine that outlives a call.
+package nstest
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+const inside = "KEELSON_NSTEST"
+
+// Main is the body of TestMain. As root it starts the test binary again in new
+// namespaces (exec keeps those of the calling thread); otherwise the tests run where
+// they are, and those that call Require skip.
+func Main(m *testing.M) {
+	if os.Geteuid() == 0 && os.Getenv(inside) == "" {
+		runtime.LockOSThread()
+		if err := enter(); err != nil {
+			fmt.Fprintln(os.Stderr, "nstest:", err)
+		}
+	}
+	os.Exit(m.Run())
+}
+
+func enter() error {
+	if err := unix.Unshare(unix.CLONE_NEWNET | unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("make namespaces: %w", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make mounts private: %w", err)
+	}
+	lo, err := netlink.LinkByName("lo")
+	if err == nil {
+		err = netlink.LinkSetUp(lo)
+	}
+	if err != nil {
+		return fmt.Errorf("bring up lo: %w", err)
+	}
+	return unix.Exec("/proc/self/exe", os.Args, append(os.Environ(), inside+"=1"))
+}
+
+// Require skips the test, loudly, unless Main put it into namespaces of its own; in CI
+// (CI=true) it fails.
+func Require(t testing.TB) {
+	t.Helper()
+	if os.Getenv(inside) != "" {
+		return
+	}
+	if os.Getenv("CI") == "true" {
+		t.Fatal("this test needs root, network and mount namespaces, and CI must have them")
+	}
+	t.Skip("SKIPPED: needs root, network and mount namespaces")
+}
+
+// New makes a network namespace and returns its path, as a container runtime would; it
+// is removed with the test.
+func New(t testing.TB) string {
+	t.Helper()
+	Require(t)
+	path := filepath.Join(t.TempDir(), "netns")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { // the thread is never unlocked: it ends with the goroutine
+		runtime.LockOSThread()
+		err := unix.Unshare(unix.CLONE_NEWNET)
+		if err == nil {
+			err = unix.Mount(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()), path, "", unix.MS_BIND, "")
+		}
+		done <- err
+	}()
+	if err := <-done; err != nil {
+		t.Fatalf("make a network namespace: %v", err)
+	}
+	t.Cleanup(func() { Remove(path) })
+	return path
+}
+
+// Remove removes a namespace that New made; repeated, it does nothing.
+func Remove(path string) {
+	_ = unix.Unmount(path, unix.MNT_DETACH)
+	_ = os.Remove(path)
+}
+
+// In runs f on a thread in the network namespace. Sockets that f opens stay in it; f
+// must not start goroutines that open more.
+func In(t testing.TB, path string, f func() error) error {
+	t.Helper()
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		ns, err := netns.GetFromPath(path)
+		if err == nil {
+			err = netns.Set(ns)
+			_ = ns.Close()
+		}
+		if err == nil {
+			err = f()
+		}
+		done <- err
+	}()
+	return <-done
+}
+
+// Uplink makes a link with an address and a default route, as a node's network card:
+// its other end, with the gateway's address, is in a namespace whose path is returned.
+func Uplink(t testing.TB, name, address, gateway string) string {
+	t.Helper()
+	path := New(t)
+	ns, err := netns.GetFromPath(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: "eth0", PeerNamespace: netlink.NsFd(int(ns))}
+	if err := netlink.LinkAdd(veth); err != nil {
+		t.Fatalf("add link %s: %v", name, err)
+	}
+	t.Cleanup(func() { _ = netlink.LinkDel(veth) })
+	bits := address[strings.Index(address, "/"):]
+	if err := up(name, address); err != nil {
+		t.Fatal(err)
+	}
+	if err := In(t, path, func() error { return up("eth0", gateway+bits) }); err != nil {
+		t.Fatal(err)
+	}
+	via, err := netlink.ParseAddr(gateway + bits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := netlink.RouteReplace(&netlink.Route{LinkIndex: veth.Index, Gw: via.IP}); err != nil {
+		t.Fatalf("set default route: %v", err)
+	}
+	return path
+}
+
+func up(name, address string) error {
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return fmt.Errorf("find link %s: %w", name, err)
+	}
+	addr, err := netlink.ParseAddr(address)
+	if err != nil {
+		return fmt.Errorf("parse %s: %w", address, err)
+	}
+	if addr.IP.To4() == nil {
+		addr.Flags = unix.IFA_F_NODAD
+	}
+	if err := netlink.AddrReplace(link, addr); err != nil {
+		return fmt.Errorf("set address %s of %s: %w", address, name, err)
+	}
+	if err := netlink.LinkSetUp(link); err != nil {
+		return fmt.Errorf("bring up %s: %w", name, err)
+	}
+	return nil
+}
