@@ -1,0 +1,43 @@
+// Package pluginv1 is the base contract between the kernel's plugin host (the caller)
+// and every plugin process (the server): plugin.proto, its generated code, and the
+// handshake that comes before it. docs/plugins.md tells the same to plugin authors.
+//
+// # The start
+//
+// The kernel executes the plugin with the cookie (CookieKey) in its environment and an
+// inherited pipe (HandoverEnv). The plugin reads one line of JSON from it (Handover: its
+// TLS identity and the CA), listens on a Unix socket in the folder PLUGIN_UNIX_SOCKET_DIR,
+// and writes go-plugin's one line to standard output:
+//
+//	1|<protocol version>|unix|<socket>|grpc|
+//
+// It then serves PluginService, go-plugin's own small services (health for "plugin",
+// broker, stdio, controller) and nothing else there, with TLS 1.3: its own certificate,
+// and of the caller it demands one of the CA with common name KernelName. Standard error
+// is its log, one JSON object (log/slog's keys) or plain line for each line. The pipe
+// ends with the kernel; so does the plugin then.
+//
+// # The order of calls
+//
+//		Describe -> Configure -> Activate -> Health ... Drain -> Stop
+//		               ^             |
+//		               +- Deactivate +
+//
+//	  - Describe first, and at any time; it has no effect.
+//	  - Configure replaces an earlier one until Activate; while active it is
+//	    FAILED_PRECONDITION. A configuration that is refused is INVALID_ARGUMENT, names
+//	    field and value, and leaves an earlier one in force.
+//	  - Activate before a Configure is FAILED_PRECONDITION; twice is as once. Likewise
+//	    Deactivate. Any number of them may alternate; each activation starts afresh.
+//	  - Health may be called at any time and by several callers; its first report comes at
+//	    once, then one for each change and at least one in 10 s.
+//	  - Drain once before an orderly end; the plugin stays active. Not drained in time is
+//	    no reason to stay: Stop follows.
+//	  - Stop ends what is active, answers, and the process ends with status 0.
+//
+// Methods may be called concurrently. What a plugin does not do it answers with
+// UNIMPLEMENTED; Drain may be so. A plugin that cannot go on reports FAILED or simply
+// ends with another status than 0, and is started again with back-off.
+//
+// Package plugintest is the suite that every plugin passes.
+package pluginv1
