@@ -1,0 +1,184 @@
+package store
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/dgraph-io/badger/v4"
+	"github.com/dgraph-io/badger/v4/options"
+	"github.com/dgraph-io/badger/v4/pb"
+	"github.com/dgraph-io/badger/v4/table"
+	"github.com/dgraph-io/badger/v4/y"
+	"google.golang.org/protobuf/proto"
+)
+
+// asideName is the folder for tables that the manifest does not name.
+const asideName = "set-aside"
+
+// checkFiles looks at Badger's files before Badger does, because Badger mends what it finds without asking: it deletes
+// tables that a damaged or missing manifest does not name, and it crashes on a table whose index is garbled.
+func checkFiles(dir string, opts badger.Options, used bool) error {
+	files, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("open store: %w", err)
+	}
+	tables := map[uint64]string{}
+	data := false
+	for _, f := range files {
+		switch filepath.Ext(f.Name()) {
+		case ".sst":
+			data = true
+			if id, ok := table.ParseFileID(f.Name()); ok {
+				tables[id] = filepath.Join(dir, f.Name())
+			}
+		case ".mem", ".vlog":
+			data = true
+		}
+	}
+	manifestPath := filepath.Join(dir, badger.ManifestFilename)
+	f, err := os.Open(manifestPath)
+	if errors.Is(err, fs.ErrNotExist) {
+		if data || used {
+			return damaged(manifestPath, nil, "the file is missing")
+		}
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("open store: %w", err)
+	}
+	defer f.Close()
+	manifest, end, err := badger.ReplayManifestFile(f, 0, opts)
+	if err != nil {
+		return damaged(manifestPath, err, "it is not readable")
+	}
+	for id := range manifest.Tables {
+		path, ok := tables[id]
+		if !ok {
+			return damaged(table.NewFilename(id, dir), nil, "the file is missing")
+		}
+		if err := checkTable(path); err != nil {
+			return err
+		}
+		delete(tables, id)
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return fmt.Errorf("open store: %w", err)
+	}
+	if end < info.Size() {
+		// A power loss leaves a torn end, which Badger may drop; but damage looks the same, so keep what it would delete.
+		return setAside(dir, tables)
+	}
+	return nil
+}
+
+// setAside keeps a second link to each of the tables, which Badger is about to delete.
+func setAside(dir string, tables map[uint64]string) error {
+	if len(tables) == 0 {
+		return nil
+	}
+	aside := filepath.Join(filepath.Dir(dir), asideName)
+	if err := os.MkdirAll(aside, 0o700); err != nil {
+		return fmt.Errorf("set tables aside: %w", err)
+	}
+	for _, path := range tables {
+		err := os.Link(path, filepath.Join(aside, filepath.Base(path)))
+		if err != nil && !errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("set tables aside: %w", err)
+		}
+	}
+	return nil
+}
+
+// checkTable verifies the index at a table's end: index, its length (4), checksum, its length (4). The blocks are
+// verified by Badger as it opens the table.
+func checkTable(path string) error {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("open store: %w", err)
+	}
+	bad := func(err error) error { return damaged(path, err, "the index at its end is not readable") }
+	take := func(n int) []byte {
+		if n < 0 || n > len(b) {
+			b = nil
+			return nil
+		}
+		out := b[len(b)-n:]
+		b = b[:len(b)-n]
+		return out
+	}
+	length := func() int {
+		l := take(4)
+		if l == nil {
+			return -1
+		}
+		return int(binary.BigEndian.Uint32(l))
+	}
+	sum := &pb.Checksum{}
+	raw := take(length())
+	if raw == nil {
+		return bad(nil)
+	}
+	if err := proto.Unmarshal(raw, sum); err != nil {
+		return bad(err)
+	}
+	if sum.Algo != pb.Checksum_CRC32C && sum.Algo != pb.Checksum_XXHash64 {
+		return bad(nil)
+	}
+	data := take(length())
+	if len(data) == 0 {
+		return bad(nil)
+	}
+	if err := y.VerifyChecksum(data, sum); err != nil {
+		return bad(err)
+	}
+	return nil
+}
+
+// badgerOptions bound Badger's memory and make it durable.
+func badgerOptions(o *Options, dir string) badger.Options {
+	return badger.DefaultOptions(dir).
+		WithLogger(badgerLog{o.Log}).
+		WithSyncWrites(true).
+		WithDetectConflicts(false). // there is one writer
+		WithMetricsEnabled(false).
+		WithMemTableSize(16 << 20). // a transaction may have 15% of it, and must hold an object of 2 MiB
+		WithNumMemtables(2).
+		WithNumLevelZeroTables(2).
+		WithNumLevelZeroTablesStall(6).
+		WithNumCompactors(2). // the least Badger takes
+		WithNumGoroutines(1).
+		WithValueLogFileSize(16 << 20). // mapped at twice its size; it stays empty (pieceBytes)
+		WithCompression(options.None).  // none: tables are read through the mapping, and need no block cache
+		WithBlockCacheSize(0).
+		WithIndexCacheSize(0).
+		WithChecksumVerificationMode(options.OnTableAndBlockRead).
+		WithVerifyValueChecksum(true)
+}
+
+// openBadger opens the database; what Badger panics with on damaged files becomes an error.
+func openBadger(opts badger.Options) (db *badger.DB, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			db, err = nil, damaged(opts.Dir, nil, "Badger stopped: %v", firstLine(r))
+		}
+	}()
+	db, err = badger.Open(opts)
+	if err == nil {
+		return db, nil
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, fmt.Errorf("open store %s: %w", opts.Dir, err)
+	}
+	return nil, damaged(opts.Dir, err, "Badger does not open it")
+}
+
+func firstLine(v any) string {
+	line, _, _ := strings.Cut(strings.TrimSpace(fmt.Sprint(v)), "\n")
+	return line
+}

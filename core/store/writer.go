@@ -1,0 +1,329 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+
+	"github.com/dgraph-io/badger/v4"
+	"golang.org/x/sys/unix"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+type opKind byte
+
+const (
+	opPut     opKind = iota // write value if the key is at revision expect
+	opDelete                // delete the key if it is at revision expect
+	opCompact               // drop garbage and raise the compact revision to expect
+)
+
+// op is one request to the writer. The writer owns it until done is closed; the fields below done are its answer.
+type op struct {
+	kind    opKind
+	key     string
+	expect  uint64 // revision the key has to be at, 0 for a key that must not exist
+	value   []byte
+	plain   []byte // value before the transformer, so that events need not undo it
+	expires int64
+	storage *Storage // whose event the caller wants
+	garbage []garbage
+
+	done  chan struct{}
+	err   error
+	rev   uint64 // revision given
+	event *event // the change as storage's watchers see it
+}
+
+const (
+	// groupOps bounds one group; beyond it the gain of one sync is small and the first request waits too long.
+	groupOps = 1024
+	// groupBytes bounds a group's size; it leaves room in a Badger transaction for the entries' overhead.
+	groupBytes = maxValueBytes
+	// entryOverhead is what Badger counts for an entry besides key and value, and what our record adds, generously.
+	entryOverhead = 160
+)
+
+func (o *op) size() int {
+	return len(o.value) + len(o.key) + entryOverhead*(1+pieceCount(len(o.value))) + len(o.garbage)*entryOverhead
+}
+
+// submit hands an op to the writer and waits for its answer. If ctx ends first, the op may still be carried out.
+func (db *DB) submit(ctx context.Context, o *op) error {
+	o.done = make(chan struct{})
+	if db.closed.Load() {
+		return ErrClosed
+	}
+	select {
+	case db.ops <- o:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-db.ctx.Done():
+		return ErrClosed
+	}
+	select {
+	case <-o.done:
+		return o.err
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-db.writerDone:
+		// The writer finished the group at hand and refused what it did not take. What came after that stays.
+		select {
+		case <-o.done:
+			return o.err
+		default:
+			return ErrClosed
+		}
+	}
+}
+
+// write is the writer: it takes all requests that wait, commits them with one sync, answers them, and takes those
+// that came meanwhile. It is the only one to write to Badger and to change the index.
+func (db *DB) write() {
+	defer close(db.writerDone)
+	defer db.drain()
+	var next *op
+	for {
+		var group []*op
+		group, next = db.collect(next)
+		if len(group) == 0 {
+			return
+		}
+		db.commit(group)
+	}
+}
+
+// collect waits for a request and takes what else is there; one that does not fit any more is returned as the next.
+func (db *DB) collect(first *op) (group []*op, next *op) {
+	if first == nil {
+		select {
+		case first = <-db.ops:
+		case <-db.ctx.Done():
+			return nil, nil
+		}
+	}
+	group = append(group, first)
+	for size := first.size(); len(group) < groupOps; {
+		select {
+		case o := <-db.ops:
+			if size += o.size(); size > groupBytes {
+				return group, o
+			}
+			group = append(group, o)
+		default:
+			return group, nil
+		}
+	}
+	return group, nil
+}
+
+// drain refuses what waits when the DB closes.
+func (db *DB) drain() {
+	for {
+		select {
+		case o := <-db.ops:
+			o.err = ErrClosed
+			close(o.done)
+		default:
+			return
+		}
+	}
+}
+
+// pending is a change in a group that is not on disk yet.
+type pending struct {
+	op     *op
+	record record
+	sum    uint32
+}
+
+// group is the work on one commit.
+type group struct {
+	db      *DB
+	txn     *badger.Txn
+	state   state // becomes the DB's when the group is on disk
+	changes []pending
+	current map[string]int // key -> its newest change in changes
+	compact []*op
+	full    error // not nil: objects may be deleted, but not written
+}
+
+// commit carries out a group. All requests are answered after the sync, refused ones too: a refusal may rest on a
+// change of the same group.
+func (db *DB) commit(ops []*op) {
+	g := &group{db: db, state: db.state, current: make(map[string]int, len(ops)), full: db.diskFull()}
+	var err error
+	if failed := db.failed.Load(); failed != nil {
+		err = *failed
+	}
+	if err == nil {
+		g.txn = db.badger.NewTransaction(true)
+		defer g.txn.Discard()
+		err = g.build(ops)
+	}
+	if err == nil {
+		err = g.sync()
+	}
+	if err == nil {
+		g.apply()
+	}
+	for _, o := range ops {
+		if err != nil {
+			o.err = err
+		}
+		close(o.done)
+	}
+}
+
+func (g *group) build(ops []*op) error {
+	for _, o := range ops {
+		var err error
+		if o.kind == opCompact {
+			err = g.addCompact(o)
+		} else {
+			err = g.addChange(o)
+		}
+		if err != nil {
+			return fmt.Errorf("write %s: %w", o.key, err)
+		}
+	}
+	return nil
+}
+
+func (g *group) addChange(o *op) error {
+	cur := g.lookup(o.key)
+	if cur.rev != o.expect {
+		o.err = errConflict
+		return nil
+	}
+	if o.kind == opPut && g.full != nil {
+		o.err = g.full
+		return nil
+	}
+	g.state.last++
+	r := record{rev: g.state.last, kind: recordPut, create: cur.create, prev: cur.rev, expires: o.expires, key: o.key, value: o.value}
+	if o.kind == opDelete {
+		r.kind, r.value, r.expires = recordDelete, nil, 0
+	} else if cur.rev == 0 {
+		r.create = r.rev
+	}
+	data, pieces, sum := encodeRecord(&r)
+	if err := g.txn.Set(recordKey(r.rev), data); err != nil {
+		return err
+	}
+	for i, p := range pieces {
+		if err := g.txn.Set(pieceKey(r.rev, i), p); err != nil {
+			return err
+		}
+	}
+	g.state.add(r.rev, sum)
+	o.rev = r.rev
+	g.current[o.key] = len(g.changes)
+	g.changes = append(g.changes, pending{op: o, record: r, sum: sum})
+	return nil
+}
+
+// lookup returns a key's current version as this group sees it, the zero value if there is none.
+func (g *group) lookup(key string) version {
+	if i, ok := g.current[key]; ok {
+		r := g.changes[i].record
+		if r.kind == recordDelete {
+			return version{}
+		}
+		return version{rev: r.rev, create: r.create}
+	}
+	if e := g.db.index.get(key); e != nil {
+		if v := e.latest(); v != nil {
+			return *v
+		}
+	}
+	return version{}
+}
+
+func (g *group) addCompact(o *op) error {
+	for _, d := range o.garbage {
+		v := g.db.index.find(d.key, d.rev)
+		if v == nil {
+			continue
+		}
+		if err := g.txn.Delete(recordKey(d.rev)); err != nil {
+			return err
+		}
+		for i := range pieceCount(int(v.size)) {
+			if err := g.txn.Delete(pieceKey(d.rev, i)); err != nil {
+				return err
+			}
+		}
+		g.state.remove(d.rev, v.sum)
+	}
+	g.state.compact = max(g.state.compact, o.expect)
+	g.compact = append(g.compact, o)
+	return nil
+}
+
+// sync puts the group on disk. A commit that fails leaves unknown what is on disk, so it is the last one.
+func (g *group) sync() error {
+	if len(g.changes) == 0 && len(g.compact) == 0 {
+		return nil
+	}
+	err := g.txn.Set([]byte{statePrefix}, g.state.encode())
+	if err != nil {
+		return fmt.Errorf("write counters: %w", err)
+	}
+	if err = g.txn.Commit(); err == nil {
+		err = g.db.head.write(g.state.last)
+	}
+	if err != nil {
+		err = fmt.Errorf("commit to store %s: %w", g.db.opts.Dir, err)
+		g.db.failed.Store(&err)
+		g.db.log.Error("Commit failed, nothing more is written until the server restarts", "dir", g.db.opts.Dir, "err", err)
+	}
+	return err
+}
+
+// apply makes the group visible, and hands its events to the watchers, in one step: who takes db.mu sees all events
+// up to db.rev queued, and none beyond.
+func (g *group) apply() {
+	db := g.db
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	db.state = g.state
+	expiring := len(db.index.expiry)
+	for i := range g.changes {
+		c := &g.changes[i]
+		db.index.apply(&c.record, c.sum)
+		db.publish(c)
+	}
+	for _, o := range g.compact {
+		for _, d := range o.garbage {
+			db.index.drop(d.key, d.rev)
+		}
+	}
+	db.rev, db.compact = g.state.last, g.state.compact
+	if len(db.index.expiry) > expiring {
+		select {
+		case db.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// diskFull returns the error for writes when the disk is nearly full.
+func (db *DB) diskFull() error {
+	if db.opts.MinFreeBytes < 0 {
+		return nil
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(db.opts.Dir, &fs); err != nil {
+		return fmt.Errorf("free space of %s: %w", db.opts.Dir, err)
+	}
+	free := int64(fs.Bavail) * fs.Bsize
+	if free >= db.opts.MinFreeBytes {
+		return nil
+	}
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusInsufficientStorage, Reason: metav1.StatusReasonInternalError,
+		Message: fmt.Sprintf("the disk of %s has %d bytes left, writes need %d: free some space", db.opts.Dir, free, db.opts.MinFreeBytes),
+	}}
+}
