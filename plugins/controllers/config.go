@@ -1,0 +1,113 @@
+package controllers
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+// names are the controllers there are, in the order in which they start.
+var names = []string{
+	"namespace", "serviceaccount", "rootca", "nodeipam", "nodelifecycle", "tainteviction",
+	"deployment", "replicaset", "endpointslice", "endpoints", "endpointslicemirroring",
+	"garbagecollector", "podgc",
+}
+
+// Config is the plugin's configuration.
+type Config struct {
+	// Controllers to run. "*" stands for all, "-name" takes one out whatever
+	// else is said. Default: ["*"].
+	Controllers []string `json:"controllers,omitempty"`
+	// NodeMonitorPeriod is how often nodes are looked over for silence.
+	// Default 5s, at least 100ms.
+	NodeMonitorPeriod metav1.Duration `json:"nodeMonitorPeriod,omitzero"`
+	// NodeMonitorGracePeriod is how long a node may be silent before its
+	// conditions become Unknown. Default 50s; longer than the period.
+	NodeMonitorGracePeriod metav1.Duration `json:"nodeMonitorGracePeriod,omitzero"`
+	// NodeStartupGracePeriod is the same for a node that has not reported yet.
+	// Default 60s; longer than the period.
+	NodeStartupGracePeriod metav1.Duration `json:"nodeStartupGracePeriod,omitzero"`
+	// NodeEvictionInterval is the time between two nodes of one zone whose pods
+	// become subject to eviction. Default 10s.
+	NodeEvictionInterval metav1.Duration `json:"nodeEvictionInterval,omitzero"`
+	// NodeCIDRMaskSizeIPv4 is the prefix length of a node's IPv4 pod network.
+	// Default 24; not shorter than that of the cluster's.
+	NodeCIDRMaskSizeIPv4 int `json:"nodeCIDRMaskSizeIPv4,omitempty"`
+	// NodeCIDRMaskSizeIPv6 is the same for IPv6. Default 64.
+	NodeCIDRMaskSizeIPv6 int `json:"nodeCIDRMaskSizeIPv6,omitempty"`
+	// TerminatedPodThreshold is how many ended pods may stay before the oldest
+	// are deleted; 0 is no limit. Default 12500.
+	TerminatedPodThreshold *int `json:"terminatedPodThreshold,omitempty"`
+}
+
+// SetDefaults fills in what was left out.
+func (c *Config) SetDefaults() {
+	if c.Controllers == nil {
+		c.Controllers = []string{"*"}
+	}
+	for _, d := range []struct {
+		field *metav1.Duration
+		value time.Duration
+	}{
+		{&c.NodeMonitorPeriod, 5 * time.Second}, {&c.NodeMonitorGracePeriod, 50 * time.Second},
+		{&c.NodeStartupGracePeriod, time.Minute}, {&c.NodeEvictionInterval, 10 * time.Second},
+	} {
+		if d.field.Duration == 0 {
+			d.field.Duration = d.value
+		}
+	}
+	if c.NodeCIDRMaskSizeIPv4 == 0 {
+		c.NodeCIDRMaskSizeIPv4 = 24
+	}
+	if c.NodeCIDRMaskSizeIPv6 == 0 {
+		c.NodeCIDRMaskSizeIPv6 = 64
+	}
+	if c.TerminatedPodThreshold == nil {
+		n := 12500
+		c.TerminatedPodThreshold = &n
+	}
+}
+
+// Validate returns all faults of a configuration with defaults.
+func (c *Config) Validate() field.ErrorList {
+	var errs field.ErrorList
+	for i, s := range c.Controllers {
+		if name := strings.TrimPrefix(s, "-"); s != "*" && !slices.Contains(names, name) {
+			errs = append(errs, field.NotSupported(field.NewPath("controllers").Index(i), s, append([]string{"*"}, names...)))
+		}
+	}
+	if c.NodeMonitorPeriod.Duration < 100*time.Millisecond {
+		errs = append(errs, field.Invalid(field.NewPath("nodeMonitorPeriod"), c.NodeMonitorPeriod.Duration.String(), "must be at least 100ms"))
+	}
+	for name, d := range map[string]time.Duration{
+		"nodeMonitorGracePeriod": c.NodeMonitorGracePeriod.Duration, "nodeStartupGracePeriod": c.NodeStartupGracePeriod.Duration,
+	} {
+		if d <= c.NodeMonitorPeriod.Duration {
+			errs = append(errs, field.Invalid(field.NewPath(name), d.String(), "must be longer than nodeMonitorPeriod"))
+		}
+	}
+	if c.NodeEvictionInterval.Duration < 0 {
+		errs = append(errs, field.Invalid(field.NewPath("nodeEvictionInterval"), c.NodeEvictionInterval.Duration.String(), "must not be negative"))
+	}
+	if n := c.NodeCIDRMaskSizeIPv4; n < 1 || n > 32 {
+		errs = append(errs, field.Invalid(field.NewPath("nodeCIDRMaskSizeIPv4"), n, "must be from 1 to 32"))
+	}
+	if n := c.NodeCIDRMaskSizeIPv6; n < 1 || n > 128 {
+		errs = append(errs, field.Invalid(field.NewPath("nodeCIDRMaskSizeIPv6"), n, "must be from 1 to 128"))
+	}
+	if *c.TerminatedPodThreshold < 0 {
+		errs = append(errs, field.Invalid(field.NewPath("terminatedPodThreshold"), *c.TerminatedPodThreshold, "must not be negative"))
+	}
+	return errs
+}
+
+// enabled tells whether the controller is to run. Taking out wins.
+func (c *Config) enabled(name string) bool {
+	if slices.Contains(c.Controllers, "-"+name) {
+		return false
+	}
+	return slices.Contains(c.Controllers, name) || slices.Contains(c.Controllers, "*")
+}

@@ -1,0 +1,123 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/util/workqueue"
+)
+
+// Back-off of a failing key: the first retry comes fast, since conflicts with
+// another writer are the usual reason, the last once a minute.
+const (
+	backoffBase = 5 * time.Millisecond
+	backoffMax  = time.Minute
+)
+
+// RetryAfter is an error that asks for another sync after a time, without
+// counting as a failure.
+type RetryAfter struct {
+	After  time.Duration
+	Reason string
+}
+
+// Error implements error.
+func (r *RetryAfter) Error() string { return r.Reason + ", again in " + r.After.String() }
+
+// Loop calls a sync function for keys that handlers enqueue. The queue is
+// unbounded, but holds a key once.
+type Loop struct {
+	name    string
+	queue   workqueue.TypedRateLimitingInterface[string]
+	sync    func(ctx context.Context, key string) error
+	workers int
+	log     *slog.Logger
+	metrics *Metrics
+}
+
+// NewLoop makes a loop with the given number of workers. Keys may be enqueued
+// before Run.
+func NewLoop(c *Context, name string, workers int, sync func(ctx context.Context, key string) error) *Loop {
+	return &Loop{
+		name: name,
+		queue: workqueue.NewTypedRateLimitingQueueWithConfig(
+			workqueue.NewTypedItemExponentialFailureRateLimiter[string](backoffBase, backoffMax),
+			workqueue.TypedRateLimitingQueueConfig[string]{Name: name}),
+		sync: sync, workers: workers, log: c.Log.With("controller", name), metrics: c.Metrics,
+	}
+}
+
+// Enqueue adds the key of obj.
+func (l *Loop) Enqueue(obj metav1.Object) { l.queue.Add(Key(obj)) }
+
+// EnqueueKey adds key.
+func (l *Loop) EnqueueKey(key string) { l.queue.Add(key) }
+
+// EnqueueAfter adds key after d.
+func (l *Loop) EnqueueAfter(key string, d time.Duration) { l.queue.AddAfter(key, d) }
+
+// Len tells how many keys wait.
+func (l *Loop) Len() int { return l.queue.Len() }
+
+// Run works until ctx ends, and returns when the last sync has.
+func (l *Loop) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	for range l.workers {
+		wg.Go(func() {
+			for l.next(ctx) {
+			}
+		})
+	}
+	<-ctx.Done()
+	l.queue.ShutDown()
+	wg.Wait()
+	return nil
+}
+
+func (l *Loop) next(ctx context.Context) bool {
+	key, quit := l.queue.Get()
+	if quit {
+		return false
+	}
+	defer l.queue.Done(key)
+	start := time.Now()
+	err := l.sync(ctx, key)
+	l.metrics.observe(l.name, time.Since(start), err)
+	var again *RetryAfter
+	switch {
+	case err == nil:
+		l.queue.Forget(key)
+	case ctx.Err() != nil:
+	case errors.As(err, &again):
+		l.queue.Forget(key)
+		l.queue.AddAfter(key, again.After)
+	default:
+		if apierrors.IsConflict(err) {
+			l.log.Debug("Sync met a newer object", "key", key, "err", err)
+		} else {
+			l.log.Warn("Sync failed", "key", key, "err", err, "retries", l.queue.NumRequeues(key))
+		}
+		l.queue.AddRateLimited(key)
+	}
+	return true
+}
+
+// Key is "namespace/name", or "name" of an object without a namespace.
+func Key(obj metav1.Object) string {
+	if ns := obj.GetNamespace(); ns != "" {
+		return ns + "/" + obj.GetName()
+	}
+	return obj.GetName()
+}
+
+// SplitKey undoes Key.
+func SplitKey(key string) (namespace, name string) {
+	namespace, name, _ = cache.SplitMetaNamespaceKey(key)
+	return namespace, name
+}
