@@ -75,8 +75,9 @@ func (p *process) Start(context.Context) (err error) {
 	if err = p.fork(); err != nil {
 		return fmt.Errorf("start %s: %w", p.cmd.Path, err)
 	}
-	go p.wait() // ends with the process
-	return p.introduce()
+	err = p.introduce()
+	go p.wait() // ends with the process; not before introduce, so its /proc entry is there
+	return err
 }
 
 func (p *process) fork() error {
@@ -100,6 +101,9 @@ func (p *process) introduce() error {
 		var line []byte
 		if line, err = json.Marshal(p.handover); err == nil {
 			_, err = p.lifeline.Write(append(line, '\n')) // far less than a pipe holds
+		}
+		if errors.Is(err, syscall.EPIPE) {
+			err = nil // it has ended; why is told by its output
 		}
 	}
 	if err != nil {

@@ -1,0 +1,199 @@
+package plugins
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	rbacv1 "k8s.io/api/rbac/v1"
+
+	"keelson.dev/keelson/core/pki"
+	"keelson.dev/keelson/core/pluginhost"
+	"keelson.dev/keelson/plugins/kit"
+	pluginv1 "keelson.dev/keelson/proto/plugin/v1"
+)
+
+// TestMain makes this binary a plugin ("plugin-run NAME") or a host ("host DIR") when it
+// is executed as such.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 2 {
+		switch os.Args[1] {
+		case "plugin-run":
+			kit.Main(builtIn(os.Args[2]))
+		case "host":
+			os.Exit(hostMain(os.Args[2]))
+		}
+	}
+	os.Exit(m.Run())
+}
+
+// workerConfig chooses how the built-in plugin of these tests behaves.
+type workerConfig struct {
+	Mode string `json:"mode"`
+}
+
+// builtIn is a plugin for tests under any name; its kind is "runtime", so that it has a
+// socket, and it calls the network's.
+func builtIn(name string) kit.Plugin {
+	return kit.Plugin{
+		Name: name, Kind: "runtime", Version: "test", Description: "Behaves as told.",
+		Requires: []string{"network"}, ServingCertificate: true,
+		Rules:        []rbacv1.PolicyRule{{Verbs: []string{"get"}, APIGroups: []string{""}, Resources: []string{"pods"}}},
+		ConfigSchema: `{"type":"object","properties":{"mode":{"type":"string","maxLength":10}},"additionalProperties":false}`,
+		New: func(env *kit.Env) (kit.Runner, error) {
+			var c workerConfig
+			if err := env.Decode(&c); err != nil {
+				return nil, err
+			}
+			if c.Mode == "refused" {
+				return nil, errors.New("this machine is not good enough")
+			}
+			return &worker{env: env, mode: c.Mode}, nil
+		},
+	}
+}
+
+// worker is what the built-in plugin runs.
+type worker struct {
+	env  *kit.Env
+	mode string
+}
+
+// Start implements kit.Runner.
+func (w *worker) Start(ctx context.Context) error {
+	switch w.mode {
+	case "error":
+		return errors.New("no luck today")
+	case "panic":
+		panic("out of order")
+	case "degraded":
+		w.env.Health.SetDegraded("no network yet")
+	case "child":
+		// A child that outlives its parent, and holds its standard error.
+		cmd := exec.Command("sleep", "600")
+		cmd.Stderr = os.NewFile(2, "stderr")
+		if err := cmd.Start(); err != nil {
+			return err
+		}
+		if err := w.write("child", []byte(fmt.Sprint(cmd.Process.Pid))); err != nil {
+			return err
+		}
+		w.env.Health.SetReady()
+	default:
+		w.env.Health.SetReady()
+	}
+	told, err := json.Marshal(map[string]any{
+		"server": w.env.API.Server, "ca": string(w.env.API.CA), "cert": string(w.env.API.Cert), "listen": w.env.Listen,
+		"endpoints": w.env.Endpoints, "serving": string(w.env.Serving.Certificate), "node": w.env.Node.Name,
+		"domain": w.env.Cluster.Domain, "runDir": w.env.RunDir,
+	})
+	if err != nil {
+		return err
+	}
+	if err := w.write("told", told); err != nil {
+		return err
+	}
+	w.env.Log.Info("Working", "mode", w.mode)
+	fmt.Println("printed on standard output")
+	<-ctx.Done()
+	return w.write("ended", nil)
+}
+
+// Drain implements kit.Drainer.
+func (w *worker) Drain(context.Context) error { return w.write("drained", nil) }
+
+func (w *worker) write(name string, data []byte) error {
+	return os.WriteFile(filepath.Join(w.env.DataDir, name), data, 0o600)
+}
+
+// issuer issues from a real authority, as the kernel does.
+type issuer struct{ authority *pki.Authority }
+
+func newCredentials(dir string) (issuer, error) {
+	a, err := pki.Open(filepath.Join(dir, "pki"))
+	return issuer{a}, err
+}
+
+func (c issuer) Client(name string) (pluginhost.KeyPair, error) {
+	p, err := c.authority.ClientPair("system:plugin:"+name, []string{"system:plugins"}, 0)
+	return pluginhost.KeyPair(p), err
+}
+
+func (c issuer) Serving(name string, ips []netip.Addr, dns []string) (pluginhost.KeyPair, error) {
+	p, err := c.authority.ServerPair(name, dns, ips)
+	return pluginhost.KeyPair(p), err
+}
+
+func (c issuer) Transport(name string) (pluginhost.Transport, error) {
+	host, err := c.authority.ClientPair(pluginv1.KernelName, nil, 0)
+	if err != nil {
+		return pluginhost.Transport{}, err
+	}
+	p, err := c.authority.ServerPair(name, []string{pluginv1.TransportName(name)}, nil)
+	return pluginhost.Transport{Host: pluginhost.KeyPair(host), Plugin: pluginhost.KeyPair(p), CA: c.authority.CAPEM()}, err
+}
+
+// config is a host's configuration with everything below dir. Groups are below a
+// name of this process, so that tests do not meet.
+func config(dir string, log *slog.Logger, creds pluginhost.Credentials) pluginhost.Config {
+	return pluginhost.Config{
+		Log: log, DataDir: filepath.Join(dir, "d"), RunDir: filepath.Join(dir, "r"), Credentials: creds,
+		APIServer: "https://127.0.0.1:6443", APICA: []byte("the CA"),
+		Cluster: pluginhost.Cluster{PodCIDRs: []string{"10.244.0.0/16"}, ServiceCIDRs: []string{"10.96.0.0/12"}, Domain: "cluster.local", DNSAddress: "10.96.0.10"},
+		Node:    pluginhost.Node{Name: "node-1", Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, KubeletPort: 10250},
+		BuiltIn: func(name string) (pluginhost.Command, bool) {
+			return pluginhost.Command{Path: os.Args[0], Args: []string{"plugin-run", name}}, name != "unknown"
+		},
+		CgroupParent: "/keelson-test-" + filepath.Base(dir),
+	}
+}
+
+// hostMain is a host with one built-in plugin, to be killed.
+func hostMain(dir string) int {
+	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer cancel()
+	creds, err := newCredentials(dir)
+	if err == nil {
+		h := pluginhost.New(config(dir, slog.New(slog.NewTextHandler(os.Stderr, nil)), creds))
+		if err = h.Ensure(pluginhost.Spec{Name: "worker", BuiltIn: true, Enabled: true}); err == nil {
+			err = h.Run(ctx)
+		}
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+// shortDir is a folder with a path short enough for Unix sockets.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/tmp", "kh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
+// poll waits for cond, for at most 15 seconds.
+func poll(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(15 * time.Second); !cond(); {
+		if time.Now().After(deadline) {
+			t.Fatalf("it did not come to pass within 15s: %s", what)
+		}
+		<-time.After(2 * time.Millisecond)
+	}
+}
