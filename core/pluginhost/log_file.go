@@ -200,18 +200,18 @@ func (l *logFile) reader(ctx context.Context, tail int64, follow bool) (io.ReadC
 			select {
 			case s, ok := <-lines:
 				if !ok {
-					_ = w.Close()
-					return
+					err = io.EOF
+					break
 				}
 				_, err = io.WriteString(w, s+"\n")
 			case <-ctx.Done():
 				err = io.EOF
 			}
 		}
-		_ = w.CloseWithError(io.EOF)
+		_ = w.Close()
 	}()
-	// A write to a pipe that nobody reads ends only by the reader's Close.
-	stop := context.AfterFunc(ctx, func() { _ = r.CloseWithError(io.EOF) })
+	// This ends a write that nobody reads as well.
+	stop := context.AfterFunc(ctx, func() { _ = w.Close() })
 	return &follower{PipeReader: r, end: func() { stop(); cancel() }}, nil
 }
 
