@@ -15,8 +15,21 @@ import (
 // Kinds are the kinds of the group.
 var Kinds = []resource.Kind{
 	namespaces,
+	nodes,
+	secrets,
+	serviceAccounts,
 	pods,
+	services,
+	rangeAllocations,
 	configMaps,
+	events,
+	endpoints,
+	persistentVolumes,
+	persistentVolumeClaims,
+	limitRanges,
+	resourceQuotas,
+	podTemplates,
+	replicationControllers,
 }
 
 var version = corev1.SchemeGroupVersion

@@ -1,27 +1,135 @@
 package core
 
 import (
+	"context"
+	"strconv"
+
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apiserver/pkg/registry/rest"
 
+	"keelson.dev/keelson/core/registry/podspec"
 	"keelson.dev/keelson/core/registry/resource"
 )
 
 var pods = &resource.Definition[*corev1.Pod]{
 	GroupVersion: version, Kind: "Pod", Plural: "pods", Singular: "pod", ShortNames: []string{"po"}, Categories: []string{"all"},
-	New:     func() *corev1.Pod { return &corev1.Pod{} },
-	NewList: func() runtime.Object { return &corev1.PodList{} },
-	Spec:    func(p *corev1.Pod) any { return &p.Spec },
-	Status:  func(p *corev1.Pod) any { return &p.Status },
+	New:            func() *corev1.Pod { return &corev1.Pod{} },
+	NewList:        func() runtime.Object { return &corev1.PodList{} },
+	Default:        podspec.SetPodDefaults,
+	PrepareCreate:  preparePod,
+	PrepareStatus:  preparePodStatus,
+	Validate:       validatePod,
+	ValidateUpdate: validatePodUpdate,
+	ValidateStatus: validatePodStatus,
+	Warnings:       podWarnings,
+	Spec:           func(p *corev1.Pod) any { return &p.Spec },
+	Status:         func(p *corev1.Pod) any { return &p.Status },
+	Columns:        podColumns,
+	Row:            podRow,
 	Labels: []string{"spec.nodeName", "spec.restartPolicy", "spec.schedulerName", "spec.serviceAccountName", "spec.hostNetwork",
 		"status.phase", "status.podIP", "status.podIPs", "status.nominatedNodeName"},
-	Fields:  podFields,
-	Indexed: []string{"spec.nodeName"},
+	Fields:         podFields,
+	Indexed:        []string{"spec.nodeName"},
+	GracefulDelete: podGracePeriod,
+	Subresources: func(env *resource.Env, s *resource.Store) map[string]rest.Storage {
+		sub := podConnections(env, s)
+		sub["binding"] = &bindingREST{store: s}
+		sub["eviction"] = &evictionREST{env: env, store: s}
+		sub["ephemeralcontainers"] = resource.NewStatusREST(s, ephemeralStrategy{s.UpdateStrategy})
+		sub["resize"] = resource.NewStatusREST(s, resizeStrategy{s.UpdateStrategy})
+		return sub
+	},
 }
 
 func podFields(p *corev1.Pod) fields.Set {
-	set := make(fields.Set, 12)
+	ip := p.Status.PodIP
+	if len(p.Status.PodIPs) > 0 {
+		ip = p.Status.PodIPs[0].IP
+	}
+	set := make(fields.Set, 11) // with the two that the framework adds
 	set["spec.nodeName"] = p.Spec.NodeName
+	set["spec.restartPolicy"] = string(p.Spec.RestartPolicy)
+	set["spec.schedulerName"] = p.Spec.SchedulerName
+	set["spec.serviceAccountName"] = p.Spec.ServiceAccountName
+	set["spec.hostNetwork"] = strconv.FormatBool(p.Spec.HostNetwork)
+	set["status.phase"] = string(p.Status.Phase)
+	set["status.podIP"] = ip
+	set["status.podIPs"] = ip
+	set["status.nominatedNodeName"] = p.Status.NominatedNodeName
 	return set
+}
+
+func preparePod(_ context.Context, p *corev1.Pod) {
+	p.Status = corev1.PodStatus{Phase: corev1.PodPending, QOSClass: podspec.QOS(p)}
+	if len(p.Spec.SchedulingGates) > 0 {
+		p.Status.Conditions = []corev1.PodCondition{{
+			Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonSchedulingGated,
+			Message: "Scheduling is blocked due to non-empty scheduling gates", LastTransitionTime: metav1.Now(),
+		}}
+	}
+}
+
+func preparePodStatus(_ context.Context, p, old *corev1.Pod) {
+	if p.Status.QOSClass == "" {
+		p.Status.QOSClass = old.Status.QOSClass
+	}
+}
+
+// podGracePeriod decides how long a pod may take to end. One that no kubelet
+// has, or that has ended, goes at once.
+func podGracePeriod(_ context.Context, p *corev1.Pod, options *metav1.DeleteOptions) bool {
+	if options == nil {
+		return false
+	}
+	var period int64
+	switch {
+	case options.GracePeriodSeconds != nil:
+		period = *options.GracePeriodSeconds
+	case p.Spec.TerminationGracePeriodSeconds != nil:
+		period = *p.Spec.TerminationGracePeriodSeconds
+	}
+	if p.Spec.NodeName == "" || p.Status.Phase == corev1.PodFailed || p.Status.Phase == corev1.PodSucceeded {
+		period = 0
+	}
+	if period < 0 { // ends at once, but the kubelet has to confirm it
+		period = 1
+	}
+	options.GracePeriodSeconds = &period
+	return true
+}
+
+func validatePod(p *corev1.Pod) field.ErrorList {
+	errs := podspec.Validate(&p.Spec, field.NewPath("spec"))
+	if p.ResourceVersion == "" && len(p.Spec.EphemeralContainers) > 0 {
+		errs = append(errs, field.Forbidden(field.NewPath("spec", "ephemeralContainers"), "cannot be set on create"))
+	}
+	if p.ResourceVersion == "" && p.Spec.NodeName != "" && len(p.Spec.SchedulingGates) > 0 {
+		errs = append(errs, field.Forbidden(field.NewPath("spec", "nodeName"), "cannot be set until all schedulingGates have been cleared"))
+	}
+	return errs
+}
+
+func podWarnings(p *corev1.Pod) []string {
+	var warnings []string
+	for i, s := range p.Spec.ImagePullSecrets {
+		if s.Name == "" {
+			warnings = append(warnings, field.NewPath("spec", "imagePullSecrets").Index(i).Child("name").String()+`: invalid empty name ""`)
+		}
+	}
+	for i := range p.Spec.Containers {
+		c := &p.Spec.Containers[i]
+		names := map[string]bool{}
+		for j, env := range c.Env {
+			if names[env.Name] {
+				warnings = append(warnings, field.NewPath("spec", "containers").Index(i).Child("env").Index(j).String()+
+					`: hides previous definition of "`+env.Name+`", which may be dropped when using apply`)
+			}
+			names[env.Name] = true
+		}
+	}
+	return warnings
 }

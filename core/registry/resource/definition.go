@@ -44,6 +44,8 @@ type Definition[T Object] struct {
 	ShortNames    []string
 	Categories    []string
 	ClusterScoped bool
+	// Internal keeps the kind from being served; it is only stored.
+	Internal bool
 
 	// New and NewList make empty objects. Required.
 	New     func() T
@@ -186,6 +188,9 @@ func (d *Definition[T]) Storage(env *Env) (map[string]rest.Storage, error) {
 		}
 	}
 	env.stores[store.DefaultQualifiedResource] = store
+	if d.Internal {
+		return nil, nil
+	}
 
 	all := map[string]rest.Storage{d.Plural: store}
 	if d.Wrap != nil {

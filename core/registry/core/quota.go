@@ -1,0 +1,170 @@
+package core
+
+import (
+	"fmt"
+	"sort"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"keelson.dev/keelson/core/registry/podspec"
+	"keelson.dev/keelson/core/registry/resource"
+)
+
+var limitRanges = &resource.Definition[*corev1.LimitRange]{
+	GroupVersion: version, Kind: "LimitRange", Plural: "limitranges", Singular: "limitrange", ShortNames: []string{"limits"},
+	CreateOnUpdate: true,
+	New:            func() *corev1.LimitRange { return &corev1.LimitRange{} },
+	NewList:        func() runtime.Object { return &corev1.LimitRangeList{} },
+	Default: func(l *corev1.LimitRange) {
+		for i := range l.Spec.Limits {
+			defaultLimits(&l.Spec.Limits[i])
+		}
+	},
+	Validate: validateLimitRange,
+	Columns:  []metav1.TableColumnDefinition{resource.NameColumn, resource.Column("Created At", "date", "When it was created.")},
+	Row: func(l *corev1.LimitRange) []any {
+		return []any{l.Name, l.CreationTimestamp.UTC().Format("2006-01-02T15:04:05Z")}
+	},
+}
+
+// defaultLimits derives, for containers, limits from maxima and requests from limits or minima.
+func defaultLimits(item *corev1.LimitRangeItem) {
+	if item.Type != corev1.LimitTypeContainer {
+		return
+	}
+	fill := func(list *corev1.ResourceList, from corev1.ResourceList) {
+		if *list == nil {
+			*list = corev1.ResourceList{}
+		}
+		for k, v := range from {
+			if _, ok := (*list)[k]; !ok {
+				(*list)[k] = v.DeepCopy()
+			}
+		}
+	}
+	fill(&item.Default, item.Max)
+	fill(&item.DefaultRequest, item.Default)
+	fill(&item.DefaultRequest, item.Min)
+}
+
+func validateLimitRange(l *corev1.LimitRange) field.ErrorList {
+	var errs field.ErrorList
+	for i, item := range l.Spec.Limits {
+		at := field.NewPath("spec", "limits").Index(i)
+		if item.Type == "" {
+			errs = append(errs, field.Required(at.Child("type"), ""))
+		}
+		for name, low := range item.Min {
+			if high, ok := item.Max[name]; ok && low.Cmp(high) > 0 {
+				errs = append(errs, field.Invalid(at.Child("min").Key(string(name)), low.String(), fmt.Sprintf("min value %s is greater than max value %s", low.String(), high.String())))
+			}
+		}
+		for name, q := range item.Default {
+			if high, ok := item.Max[name]; ok && q.Cmp(high) > 0 {
+				errs = append(errs, field.Invalid(at.Child("default").Key(string(name)), q.String(), fmt.Sprintf("default value %s is greater than max value %s", q.String(), high.String())))
+			}
+		}
+	}
+	return errs
+}
+
+var resourceQuotas = &resource.Definition[*corev1.ResourceQuota]{
+	GroupVersion: version, Kind: "ResourceQuota", Plural: "resourcequotas", Singular: "resourcequota", ShortNames: []string{"quota"},
+	New:     func() *corev1.ResourceQuota { return &corev1.ResourceQuota{} },
+	NewList: func() runtime.Object { return &corev1.ResourceQuotaList{} },
+	Status:  func(q *corev1.ResourceQuota) any { return &q.Status },
+	Validate: func(q *corev1.ResourceQuota) field.ErrorList {
+		var errs field.ErrorList
+		for name, hard := range q.Spec.Hard {
+			errs = append(errs, podspec.ValidateQuantity(hard, field.NewPath("spec", "hard").Key(string(name)))...)
+		}
+		return errs
+	},
+	Columns: []metav1.TableColumnDefinition{
+		resource.NameColumn,
+		resource.Column("Request", "string", "What requests use of what they may."),
+		resource.Column("Limit", "string", "What limits use of what they may."),
+		resource.AgeColumn,
+	},
+	Row: func(q *corev1.ResourceQuota) []any {
+		var requests, limits []string
+		for name, hard := range q.Status.Hard {
+			used := q.Status.Used[name]
+			text := fmt.Sprintf("%s: %s/%s", name, used.String(), hard.String())
+			if strings.HasPrefix(string(name), "limits.") {
+				limits = append(limits, text)
+			} else {
+				requests = append(requests, text)
+			}
+		}
+		sort.Strings(requests)
+		sort.Strings(limits)
+		return []any{q.Name, strings.Join(requests, ", "), strings.Join(limits, ", "), resource.Age(q)}
+	},
+}
+
+var podTemplates = &resource.Definition[*corev1.PodTemplate]{
+	GroupVersion: version, Kind: "PodTemplate", Plural: "podtemplates", Singular: "podtemplate",
+	CreateOnUpdate: true,
+	New:            func() *corev1.PodTemplate { return &corev1.PodTemplate{} },
+	NewList:        func() runtime.Object { return &corev1.PodTemplateList{} },
+	Default:        func(t *corev1.PodTemplate) { podspec.SetDefaults(&t.Template.Spec) },
+	Validate: func(t *corev1.PodTemplate) field.ErrorList {
+		return podspec.ValidateTemplate(&t.Template, field.NewPath("template"))
+	},
+	Columns: append([]metav1.TableColumnDefinition{resource.NameColumn}, podspec.TemplateColumns...),
+	Row: func(t *corev1.PodTemplate) []any {
+		return append([]any{t.Name}, podspec.TemplateCells(&t.Template, t.Template.Labels)...)
+	},
+}
+
+var replicationControllers = &resource.Definition[*corev1.ReplicationController]{
+	GroupVersion: version, Kind: "ReplicationController", Plural: "replicationcontrollers", Singular: "replicationcontroller",
+	ShortNames: []string{"rc"}, Categories: []string{"all"},
+	New:     func() *corev1.ReplicationController { return &corev1.ReplicationController{} },
+	NewList: func() runtime.Object { return &corev1.ReplicationControllerList{} },
+	Default: func(rc *corev1.ReplicationController) {
+		if t := rc.Spec.Template; t != nil {
+			podspec.SetDefaults(&t.Spec)
+			if len(rc.Spec.Selector) == 0 {
+				rc.Spec.Selector = t.Labels
+			}
+			if len(rc.Labels) == 0 {
+				rc.Labels = t.Labels
+			}
+		}
+		if rc.Spec.Replicas == nil {
+			one := int32(1)
+			rc.Spec.Replicas = &one
+		}
+	},
+	Spec:   func(rc *corev1.ReplicationController) any { return &rc.Spec },
+	Status: func(rc *corev1.ReplicationController) any { return &rc.Status },
+	Validate: func(rc *corev1.ReplicationController) field.ErrorList {
+		spec := field.NewPath("spec")
+		if rc.Spec.Template == nil {
+			return field.ErrorList{field.Required(spec.Child("template"), "")}
+		}
+		return podspec.ValidateTemplate(rc.Spec.Template, spec.Child("template"))
+	},
+	Labels: []string{"status.replicas"},
+	Fields: func(rc *corev1.ReplicationController) fields.Set {
+		return fields.Set{"status.replicas": fmt.Sprint(rc.Status.Replicas)}
+	},
+	GarbageCollection: "OrphanDependents",
+	Columns: []metav1.TableColumnDefinition{
+		resource.NameColumn,
+		resource.Column("Desired", "integer", "How many pods are wanted."),
+		resource.Column("Current", "integer", "How many pods there are."),
+		resource.Column("Ready", "integer", "How many pods are ready."),
+		resource.AgeColumn,
+	},
+	Row: func(rc *corev1.ReplicationController) []any {
+		return []any{rc.Name, int64(*rc.Spec.Replicas), int64(rc.Status.Replicas), int64(rc.Status.ReadyReplicas), resource.Age(rc)}
+	},
+}

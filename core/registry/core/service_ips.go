@@ -1,0 +1,259 @@
+package core
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/apiserver/pkg/registry/rest"
+
+	"keelson.dev/keelson/core/registry/resource"
+)
+
+const (
+	// ipManager marks the claims of this allocator, as upstream's does.
+	ipManager = "ipallocator.k8s.io"
+	// randomTries is how often a random address is tried before all are looked through.
+	randomTries = 32
+	// youngClaim is how old a claim without a service must be to be called left over:
+	// another server may be about to write the service.
+	youngClaim = time.Minute
+)
+
+func (a *allocator) ipStore() *resource.Store {
+	return a.env.Store(networkingv1.GroupName, "ipaddresses")
+}
+
+// claimIPs claims the addresses that the service asks for, and one of each
+// family that it has none of. It gives what was claimed, also with an error.
+func (a *allocator) claimIPs(ctx context.Context, s, old *corev1.Service, dry bool) ([]string, error) {
+	var had, claimed []string
+	if old != nil {
+		had = addresses(old)
+	}
+	ips := slices.Clone(s.Spec.ClusterIPs)
+	if len(ips) > len(s.Spec.IPFamilies) { // fewer families than before: the second address goes
+		ips = ips[:len(s.Spec.IPFamilies)]
+	}
+	for i, ip := range ips {
+		if slices.Contains(had, ip) {
+			continue
+		}
+		at := field.NewPath("spec", "clusterIPs").Index(i)
+		if err := a.claimWanted(ctx, s, ip, s.Spec.IPFamilies[i], at, dry); err != nil {
+			return claimed, err
+		}
+		if !dry {
+			claimed = append(claimed, ip)
+		}
+	}
+	for i := len(ips); i < len(s.Spec.IPFamilies); i++ {
+		ip, err := a.claimAny(ctx, s, *a.cidr(s.Spec.IPFamilies[i]), dry)
+		if err != nil {
+			return claimed, err
+		}
+		if !dry {
+			claimed = append(claimed, ip)
+		}
+		ips = append(ips, ip)
+	}
+	s.Spec.ClusterIPs, s.Spec.ClusterIP = ips, ips[0]
+	return claimed, nil
+}
+
+// claimWanted claims an address that the service asks for.
+func (a *allocator) claimWanted(ctx context.Context, s *corev1.Service, ip string, f corev1.IPFamily, at *field.Path, dry bool) error {
+	addr, err := netip.ParseAddr(ip)
+	if err != nil {
+		return invalidService(s, field.ErrorList{field.Invalid(at, ip, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)")})
+	}
+	if family(addr) != f {
+		return invalidService(s, field.ErrorList{field.Invalid(at, ip, fmt.Sprintf("expected an %s value as indicated by `ipFamilies`", f))})
+	}
+	cidr := *a.cidr(f)
+	if !cidr.Contains(addr) || addr == cidr.Masked().Addr() || isBroadcast(cidr, addr) {
+		return invalidService(s, field.ErrorList{field.Invalid(at, s.Spec.ClusterIPs, fmt.Sprintf("failed to allocate IP %s: the provided IP (%s) is not in the valid range. The range of valid IPs is %s", ip, ip, cidr))})
+	}
+	err = a.claimIP(ctx, s, addr, dry)
+	if apierrors.IsAlreadyExists(err) {
+		return invalidService(s, field.ErrorList{field.Invalid(at, s.Spec.ClusterIPs, fmt.Sprintf("failed to allocate IP %s: provided IP is already allocated", ip))})
+	}
+	return err
+}
+
+// claimAny claims a free address: a random one of the upper part of the range,
+// so that the lower part is left for those who ask for an address.
+func (a *allocator) claimAny(ctx context.Context, s *corev1.Service, cidr netip.Prefix, dry bool) (string, error) {
+	size := rangeSize(cidr)
+	low := staticPart(size)
+	try := func(offset uint64) (string, bool, error) {
+		addr := addOffset(cidr.Masked().Addr(), offset)
+		err := a.claimIP(ctx, s, addr, dry)
+		if apierrors.IsAlreadyExists(err) {
+			return "", false, nil
+		}
+		return addr.String(), err == nil, err
+	}
+	for range randomTries {
+		if size-low < 2 {
+			break
+		}
+		if ip, ok, err := try(low + rand.Uint64N(size-low)); ok || err != nil {
+			return ip, err
+		}
+	}
+	used, err := a.usedIPs(ctx)
+	if err != nil {
+		return "", err
+	}
+	for i := range size { // from the upper part on, and round
+		offset := (low + i) % size
+		if offset == 0 || used[addOffset(cidr.Masked().Addr(), offset)] {
+			continue
+		}
+		if ip, ok, err := try(offset); ok || err != nil {
+			return ip, err
+		}
+	}
+	return "", apierrors.NewInternalError(fmt.Errorf("failed to allocate a serviceIP: range %s is full", cidr))
+}
+
+// claimIP creates the object that says who has the address.
+func (a *allocator) claimIP(ctx context.Context, s *corev1.Service, addr netip.Addr, dry bool) error {
+	f := string(family(addr))
+	namespace := s.Namespace
+	if namespace == "" {
+		namespace = genericapirequest.NamespaceValue(ctx)
+	}
+	claim := &networkingv1.IPAddress{
+		ObjectMeta: metav1.ObjectMeta{Name: addr.String(), Labels: map[string]string{
+			networkingv1.LabelIPAddressFamily: f, networkingv1.LabelManagedBy: ipManager}},
+		Spec: networkingv1.IPAddressSpec{ParentRef: &networkingv1.ParentReference{Resource: "services", Namespace: namespace, Name: s.Name}},
+	}
+	options := &metav1.CreateOptions{}
+	if dry {
+		options.DryRun = []string{metav1.DryRunAll}
+	}
+	_, err := a.ipStore().Create(clusterWide(ctx), claim, rest.ValidateAllObjectFunc, options)
+	return err
+}
+
+func (a *allocator) releaseIP(ctx context.Context, ip string) {
+	// What cannot be released now is left for repair.
+	_, _, _ = a.ipStore().Delete(clusterWide(ctx), ip, rest.ValidateAllObjectFunc, &metav1.DeleteOptions{})
+}
+
+func (a *allocator) usedIPs(ctx context.Context) (map[netip.Addr]bool, error) {
+	list, err := a.ipStore().List(clusterWide(ctx), nil)
+	if err != nil {
+		return nil, err
+	}
+	used := map[netip.Addr]bool{}
+	for _, claim := range list.(*networkingv1.IPAddressList).Items {
+		if addr, err := netip.ParseAddr(claim.Name); err == nil {
+			used[addr] = true
+		}
+	}
+	return used, nil
+}
+
+// repair gives back, once, what no service has, and claims what services have unclaimed.
+func (a *allocator) repair(ctx context.Context) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.repaired {
+		return nil
+	}
+	ctx = clusterWide(context.WithoutCancel(ctx))
+	obj, err := a.store.List(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("list services: %w", err)
+	}
+	all := obj.(*corev1.ServiceList).Items
+	claims, err := a.ipStore().List(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("list addresses: %w", err)
+	}
+	claimed := map[string]bool{}
+	owned := map[string]bool{}
+	for i := range all {
+		for _, ip := range addresses(&all[i]) {
+			owned[ip] = true
+		}
+	}
+	for _, c := range claims.(*networkingv1.IPAddressList).Items {
+		claimed[c.Name] = true
+		if !owned[c.Name] && c.Labels[networkingv1.LabelManagedBy] == ipManager && time.Since(c.CreationTimestamp.Time) > youngClaim {
+			a.releaseIP(ctx, c.Name)
+		}
+	}
+	for i := range all {
+		for _, ip := range addresses(&all[i]) {
+			addr, err := netip.ParseAddr(ip)
+			if claimed[ip] || err != nil {
+				continue
+			}
+			if err := a.claimIP(ctx, &all[i], addr, false); err != nil && !apierrors.IsAlreadyExists(err) {
+				return fmt.Errorf("claim address %s of service %s/%s: %w", ip, all[i].Namespace, all[i].Name, err)
+			}
+		}
+	}
+	if err := a.ports.repair(ctx, all); err != nil {
+		return err
+	}
+	a.repaired = true
+	return nil
+}
+
+// clusterWide gives a context in which a cluster-scoped or every namespace's resource is meant.
+func clusterWide(ctx context.Context) context.Context {
+	return genericapirequest.WithNamespace(ctx, "")
+}
+
+// rangeSize is how many addresses can be given out, counting the network's
+// own at offset 0, which is never given out. Huge ranges are cut to 2^32.
+func rangeSize(cidr netip.Prefix) uint64 {
+	bits := cidr.Addr().BitLen() - cidr.Bits()
+	if bits > 32 {
+		bits = 32
+	}
+	size := uint64(1) << bits
+	if cidr.Addr().Is4() && size > 2 {
+		size-- // the broadcast address
+	}
+	return size
+}
+
+// staticPart is how much of a range, from its beginning, is left to those who
+// ask for an address: a sixteenth, 16 at least and 256 at most.
+func staticPart(size uint64) uint64 {
+	if size < 32 {
+		return 1
+	}
+	return min(max(size/16, 16), 256)
+}
+
+func isBroadcast(cidr netip.Prefix, addr netip.Addr) bool {
+	return cidr.Addr().Is4() && cidr.Bits() < 31 && addr == addOffset(cidr.Masked().Addr(), uint64(1)<<(32-cidr.Bits())-1)
+}
+
+func addOffset(base netip.Addr, offset uint64) netip.Addr {
+	if base.Is4() {
+		b := base.As4()
+		binary.BigEndian.PutUint32(b[:], binary.BigEndian.Uint32(b[:])+uint32(offset))
+		return netip.AddrFrom4(b)
+	}
+	b := base.As16()
+	binary.BigEndian.PutUint64(b[8:], binary.BigEndian.Uint64(b[8:])+offset)
+	return netip.AddrFrom16(b)
+}

@@ -1,0 +1,225 @@
+package core
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+// maxAffinitySeconds is a day.
+const maxAffinitySeconds = 86400
+
+var (
+	serviceTypes = sets.New(corev1.ServiceTypeClusterIP, corev1.ServiceTypeNodePort, corev1.ServiceTypeLoadBalancer, corev1.ServiceTypeExternalName)
+	affinities   = sets.New(corev1.ServiceAffinityClientIP, corev1.ServiceAffinityNone)
+	protocols    = sets.New(corev1.ProtocolTCP, corev1.ProtocolUDP, corev1.ProtocolSCTP)
+)
+
+func validateService(s *corev1.Service) field.ErrorList {
+	spec := field.NewPath("spec")
+	var errs field.ErrorList
+	if !serviceTypes.Has(s.Spec.Type) {
+		errs = append(errs, field.NotSupported(spec.Child("type"), s.Spec.Type, sets.List(serviceTypes)))
+	}
+	errs = append(errs, validateServiceType(s, spec)...)
+	errs = append(errs, validateServicePorts(s, spec.Child("ports"))...)
+	errs = append(errs, metav1validation.ValidateLabels(s.Spec.Selector, spec.Child("selector"))...)
+	if !affinities.Has(s.Spec.SessionAffinity) {
+		errs = append(errs, field.NotSupported(spec.Child("sessionAffinity"), s.Spec.SessionAffinity, sets.List(affinities)))
+	}
+	if c := s.Spec.SessionAffinityConfig; c != nil && c.ClientIP != nil && c.ClientIP.TimeoutSeconds != nil {
+		if n := *c.ClientIP.TimeoutSeconds; n <= 0 || n > maxAffinitySeconds {
+			errs = append(errs, field.Invalid(spec.Child("sessionAffinityConfig", "clientIP", "timeoutSeconds"), n,
+				fmt.Sprintf("must be greater than 0 and less than %d", maxAffinitySeconds)))
+		}
+	}
+	errs = append(errs, validateClusterIPs(s, spec)...)
+	for i, ip := range s.Spec.ExternalIPs {
+		p := spec.Child("externalIPs").Index(i)
+		a, err := netip.ParseAddr(ip)
+		if err != nil {
+			errs = append(errs, field.Invalid(p, ip, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"))
+		} else if a.IsUnspecified() || a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsLinkLocalMulticast() {
+			errs = append(errs, field.Invalid(p, ip, "may not be in the loopback, link-local or unspecified range"))
+		}
+	}
+	for i, cidr := range s.Spec.LoadBalancerSourceRanges {
+		errs = append(errs, validation.IsValidCIDRForLegacyField(spec.Child("loadBalancerSourceRanges").Index(i), cidr, false, nil)...)
+	}
+	return append(errs, validateTrafficPolicies(s, spec)...)
+}
+
+func validateTrafficPolicies(s *corev1.Service, spec *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	switch p := s.Spec.ExternalTrafficPolicy; {
+	case p == "" && exposed(s):
+		errs = append(errs, field.Required(spec.Child("externalTrafficPolicy"), ""))
+	case p != "" && p != corev1.ServiceExternalTrafficPolicyCluster && p != corev1.ServiceExternalTrafficPolicyLocal:
+		errs = append(errs, field.NotSupported(spec.Child("externalTrafficPolicy"), p,
+			[]corev1.ServiceExternalTrafficPolicy{corev1.ServiceExternalTrafficPolicyCluster, corev1.ServiceExternalTrafficPolicyLocal}))
+	}
+	if p := s.Spec.InternalTrafficPolicy; p != nil && *p != corev1.ServiceInternalTrafficPolicyCluster && *p != corev1.ServiceInternalTrafficPolicyLocal {
+		errs = append(errs, field.NotSupported(spec.Child("internalTrafficPolicy"), *p,
+			[]corev1.ServiceInternalTrafficPolicy{corev1.ServiceInternalTrafficPolicyCluster, corev1.ServiceInternalTrafficPolicyLocal}))
+	}
+	if c := s.Spec.LoadBalancerClass; c != nil {
+		for _, msg := range validation.IsQualifiedName(*c) {
+			errs = append(errs, field.Invalid(spec.Child("loadBalancerClass"), *c, msg))
+		}
+	}
+	return errs
+}
+
+func validateServiceType(s *corev1.Service, spec *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	switch s.Spec.Type {
+	case corev1.ServiceTypeNodePort, corev1.ServiceTypeLoadBalancer:
+		if headless(s) {
+			errs = append(errs, field.Invalid(spec.Child("clusterIPs").Index(0), s.Spec.ClusterIPs, fmt.Sprintf("may not be set to 'None' for %s services", s.Spec.Type)))
+		}
+	case corev1.ServiceTypeExternalName:
+		if s.Spec.ClusterIP != "" {
+			errs = append(errs, field.Forbidden(spec.Child("clusterIP"), "may not be set when `type` is 'ExternalName'"))
+		}
+		if len(s.Spec.ClusterIPs) > 0 {
+			errs = append(errs, field.Forbidden(spec.Child("clusterIPs"), "may not be set when `type` is 'ExternalName'"))
+		}
+		if s.Spec.ExternalName == "" {
+			return append(errs, field.Required(spec.Child("externalName"), ""))
+		}
+		return append(errs, fqdn(s.Spec.ExternalName, spec.Child("externalName"))...)
+	}
+	return errs
+}
+
+func fqdn(name string, at *field.Path) field.ErrorList {
+	if len(name) > 0 && name[len(name)-1] == '.' {
+		name = name[:len(name)-1]
+	}
+	var errs field.ErrorList
+	for _, msg := range validation.IsDNS1123Subdomain(name) {
+		errs = append(errs, field.Invalid(at, name, msg))
+	}
+	return errs
+}
+
+func validateServicePorts(s *corev1.Service, at *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if len(s.Spec.Ports) == 0 && !headless(s) && s.Spec.Type != corev1.ServiceTypeExternalName {
+		errs = append(errs, field.Required(at, ""))
+	}
+	names, numbers, nodePorts := sets.New[string](), sets.New[string](), sets.New[string]()
+	for i, port := range s.Spec.Ports {
+		p := at.Index(i)
+		switch {
+		case port.Name == "" && len(s.Spec.Ports) > 1:
+			errs = append(errs, field.Required(p.Child("name"), ""))
+		case port.Name != "":
+			for _, msg := range validation.IsDNS1123Label(port.Name) {
+				errs = append(errs, field.Invalid(p.Child("name"), port.Name, msg))
+			}
+			if names.Has(port.Name) {
+				errs = append(errs, field.Duplicate(p.Child("name"), port.Name))
+			}
+			names.Insert(port.Name)
+		}
+		for _, msg := range validation.IsValidPortNum(int(port.Port)) {
+			errs = append(errs, field.Invalid(p.Child("port"), port.Port, msg))
+		}
+		if !protocols.Has(port.Protocol) {
+			errs = append(errs, field.NotSupported(p.Child("protocol"), port.Protocol, sets.List(protocols)))
+		}
+		errs = append(errs, validateTargetPort(port.TargetPort, p.Child("targetPort"))...)
+		if key := fmt.Sprintf("%s/%d", port.Protocol, port.Port); numbers.Has(key) {
+			errs = append(errs, field.Duplicate(p, corev1.ServicePort{Protocol: port.Protocol, Port: port.Port}))
+		} else {
+			numbers.Insert(key)
+		}
+		if port.NodePort == 0 {
+			continue
+		}
+		if !exposed(s) {
+			errs = append(errs, field.Forbidden(p.Child("nodePort"), fmt.Sprintf("may not be used when `type` is '%s'", s.Spec.Type)))
+		}
+		key := fmt.Sprintf("%s/%d", port.Protocol, port.NodePort)
+		if nodePorts.Has(key) {
+			errs = append(errs, field.Duplicate(p.Child("nodePort"), port.NodePort))
+		}
+		nodePorts.Insert(key)
+	}
+	return errs
+}
+
+func validateTargetPort(port intstr.IntOrString, at *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if port.Type == intstr.Int {
+		for _, msg := range validation.IsValidPortNum(port.IntValue()) {
+			errs = append(errs, field.Invalid(at, port.IntValue(), msg))
+		}
+		return errs
+	}
+	for _, msg := range validation.IsValidPortName(port.StrVal) {
+		errs = append(errs, field.Invalid(at, port.StrVal, msg))
+	}
+	return errs
+}
+
+func validateClusterIPs(s *corev1.Service, spec *field.Path) field.ErrorList {
+	at := spec.Child("clusterIPs")
+	ips := s.Spec.ClusterIPs
+	var errs field.ErrorList
+	switch {
+	case len(ips) > 2:
+		return field.ErrorList{field.Invalid(at, ips, "may only hold up to 2 values")}
+	case len(ips) == 0 && s.Spec.ClusterIP != "":
+		return field.ErrorList{field.Required(at, "must be set when `clusterIP` is specified")}
+	case len(ips) > 0 && s.Spec.ClusterIP != ips[0]:
+		errs = append(errs, field.Invalid(at, ips, "first value must match `clusterIP`"))
+	}
+	if len(ips) > 1 && slices.Contains(ips, corev1.ClusterIPNone) {
+		errs = append(errs, field.Invalid(at, ips, "may not be 'None' in a list of several"))
+	}
+	for i, ip := range ips {
+		if ip != corev1.ClusterIPNone {
+			errs = append(errs, validation.IsValidIPForLegacyField(at.Index(i), ip, false, nil)...)
+		}
+	}
+	for i, f := range s.Spec.IPFamilies {
+		if f != corev1.IPv4Protocol && f != corev1.IPv6Protocol {
+			errs = append(errs, field.NotSupported(spec.Child("ipFamilies").Index(i), f, []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol}))
+		}
+		if slices.Index(s.Spec.IPFamilies, f) != i {
+			errs = append(errs, field.Duplicate(spec.Child("ipFamilies").Index(i), f))
+		}
+	}
+	return errs
+}
+
+func validateServiceUpdate(s, old *corev1.Service) field.ErrorList {
+	spec := field.NewPath("spec")
+	var errs field.ErrorList
+	name := corev1.ServiceTypeExternalName
+	if s.Spec.Type != name && old.Spec.Type != name {
+		if old.Spec.ClusterIP != "" {
+			errs = append(errs, apivalidation.ValidateImmutableField(s.Spec.ClusterIP, old.Spec.ClusterIP, spec.Child("clusterIP"))...)
+		}
+		if len(old.Spec.IPFamilies) > 0 && len(s.Spec.IPFamilies) > 0 && s.Spec.IPFamilies[0] != old.Spec.IPFamilies[0] && !headless(s) {
+			errs = append(errs, field.Invalid(spec.Child("ipFamilies").Index(0), s.Spec.IPFamilies, "may not change once set"))
+		}
+	}
+	if s.Spec.Type == corev1.ServiceTypeLoadBalancer && old.Spec.Type == corev1.ServiceTypeLoadBalancer {
+		errs = append(errs, apivalidation.ValidateImmutableField(s.Spec.LoadBalancerClass, old.Spec.LoadBalancerClass, spec.Child("loadBalancerClass"))...)
+	}
+	if wantsHealthPort(s) && wantsHealthPort(old) {
+		errs = append(errs, apivalidation.ValidateImmutableField(s.Spec.HealthCheckNodePort, old.Spec.HealthCheckNodePort, spec.Child("healthCheckNodePort"))...)
+	}
+	return errs
+}

@@ -1,0 +1,185 @@
+package core
+
+import (
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"keelson.dev/keelson/core/registry/resource"
+)
+
+var persistentVolumes = &resource.Definition[*corev1.PersistentVolume]{
+	GroupVersion: version, Kind: "PersistentVolume", Plural: "persistentvolumes", Singular: "persistentvolume", ShortNames: []string{"pv"},
+	ClusterScoped: true,
+	New:           func() *corev1.PersistentVolume { return &corev1.PersistentVolume{} },
+	NewList:       func() runtime.Object { return &corev1.PersistentVolumeList{} },
+	Default: func(pv *corev1.PersistentVolume) {
+		if pv.Status.Phase == "" {
+			pv.Status.Phase = corev1.VolumePending
+		}
+		if pv.Spec.PersistentVolumeReclaimPolicy == "" {
+			pv.Spec.PersistentVolumeReclaimPolicy = corev1.PersistentVolumeReclaimRetain
+		}
+		if pv.Spec.VolumeMode == nil {
+			mode := corev1.PersistentVolumeFilesystem
+			pv.Spec.VolumeMode = &mode
+		}
+	},
+	Status: func(pv *corev1.PersistentVolume) any { return &pv.Status },
+	Validate: func(pv *corev1.PersistentVolume) field.ErrorList {
+		spec := field.NewPath("spec")
+		errs := validateAccessModes(pv.Spec.AccessModes, spec.Child("accessModes"))
+		if len(pv.Spec.Capacity) == 0 {
+			errs = append(errs, field.Required(spec.Child("capacity"), ""))
+		} else if q, ok := pv.Spec.Capacity[corev1.ResourceStorage]; !ok || q.Sign() <= 0 {
+			errs = append(errs, field.Invalid(spec.Child("capacity").Key("storage"), q.String(), "must be greater than zero"))
+		}
+		return errs
+	},
+	ValidateUpdate: func(pv, old *corev1.PersistentVolume) field.ErrorList {
+		if !apiequality.Semantic.DeepEqual(pv.Spec.PersistentVolumeSource, old.Spec.PersistentVolumeSource) {
+			return field.ErrorList{field.Forbidden(field.NewPath("spec", "persistentvolumesource"), "spec.persistentvolumesource is immutable after creation")}
+		}
+		return nil
+	},
+	Labels: []string{"name"},
+	Fields: func(pv *corev1.PersistentVolume) fields.Set { return fields.Set{"name": pv.Name} },
+	Columns: []metav1.TableColumnDefinition{
+		resource.NameColumn,
+		resource.Column("Capacity", "string", "How much it holds."),
+		resource.Column("Access Modes", "string", "How it can be mounted."),
+		resource.Column("Reclaim Policy", "string", "What happens when its claim is deleted."),
+		resource.Column("Status", "string", "Its phase."),
+		resource.Column("Claim", "string", "The claim that it is bound to."),
+		resource.Column("StorageClass", "string", "Its class."),
+		resource.Column("VolumeAttributesClass", "string", "Its class of attributes."),
+		resource.Column("Reason", "string", "Why it is not well."),
+		resource.AgeColumn,
+		resource.Wide("VolumeMode", "string", "Filesystem or block."),
+	},
+	Row: func(pv *corev1.PersistentVolume) []any {
+		claim := ""
+		if ref := pv.Spec.ClaimRef; ref != nil {
+			claim = ref.Namespace + "/" + ref.Name
+		}
+		q := pv.Spec.Capacity[corev1.ResourceStorage]
+		phase := string(pv.Status.Phase)
+		if pv.DeletionTimestamp != nil {
+			phase = "Terminating"
+		}
+		return []any{pv.Name, q.String(), accessModes(pv.Spec.AccessModes), string(pv.Spec.PersistentVolumeReclaimPolicy), phase, claim,
+			pv.Spec.StorageClassName, unset(pv.Spec.VolumeAttributesClassName), pv.Status.Reason, resource.Age(pv), unset(pv.Spec.VolumeMode)}
+	},
+}
+
+var persistentVolumeClaims = &resource.Definition[*corev1.PersistentVolumeClaim]{
+	GroupVersion: version, Kind: "PersistentVolumeClaim", Plural: "persistentvolumeclaims", Singular: "persistentvolumeclaim", ShortNames: []string{"pvc"},
+	New:     func() *corev1.PersistentVolumeClaim { return &corev1.PersistentVolumeClaim{} },
+	NewList: func() runtime.Object { return &corev1.PersistentVolumeClaimList{} },
+	Default: func(c *corev1.PersistentVolumeClaim) {
+		if c.Status.Phase == "" {
+			c.Status.Phase = corev1.ClaimPending
+		}
+		if c.Spec.VolumeMode == nil {
+			mode := corev1.PersistentVolumeFilesystem
+			c.Spec.VolumeMode = &mode
+		}
+	},
+	Status: func(c *corev1.PersistentVolumeClaim) any { return &c.Status },
+	Validate: func(c *corev1.PersistentVolumeClaim) field.ErrorList {
+		spec := field.NewPath("spec")
+		errs := validateAccessModes(c.Spec.AccessModes, spec.Child("accessModes"))
+		if q, ok := c.Spec.Resources.Requests[corev1.ResourceStorage]; !ok {
+			errs = append(errs, field.Required(spec.Child("resources").Key("storage"), ""))
+		} else if q.Sign() <= 0 {
+			errs = append(errs, field.Invalid(spec.Child("resources").Key("storage"), q.String(), "must be greater than zero"))
+		}
+		return errs
+	},
+	ValidateUpdate: validateClaimUpdate,
+	Labels:         []string{"name"},
+	Fields:         func(c *corev1.PersistentVolumeClaim) fields.Set { return fields.Set{"name": c.Name} },
+	Columns: []metav1.TableColumnDefinition{
+		resource.NameColumn,
+		resource.Column("Status", "string", "Its phase."),
+		resource.Column("Volume", "string", "The volume that it is bound to."),
+		resource.Column("Capacity", "string", "How much the volume holds."),
+		resource.Column("Access Modes", "string", "How it can be mounted."),
+		resource.Column("StorageClass", "string", "Its class."),
+		resource.Column("VolumeAttributesClass", "string", "Its class of attributes."),
+		resource.AgeColumn,
+		resource.Wide("VolumeMode", "string", "Filesystem or block."),
+	},
+	Row: func(c *corev1.PersistentVolumeClaim) []any {
+		phase, capacity, modes := string(c.Status.Phase), "", ""
+		if c.DeletionTimestamp != nil {
+			phase = "Terminating"
+		}
+		if c.Spec.VolumeName != "" {
+			q := c.Status.Capacity[corev1.ResourceStorage]
+			capacity, modes = q.String(), accessModes(c.Status.AccessModes)
+		}
+		class := ""
+		if c.Spec.StorageClassName != nil {
+			class = *c.Spec.StorageClassName
+		}
+		return []any{c.Name, phase, c.Spec.VolumeName, capacity, modes, class, unset(c.Spec.VolumeAttributesClassName), resource.Age(c), unset(c.Spec.VolumeMode)}
+	},
+}
+
+// validateClaimUpdate lets the wish for storage grow, and the volume be set once.
+func validateClaimUpdate(c, old *corev1.PersistentVolumeClaim) field.ErrorList {
+	now := c.Spec.DeepCopy()
+	if old.Spec.VolumeName == "" {
+		now.VolumeName = ""
+	}
+	if old.Spec.StorageClassName == nil {
+		now.StorageClassName = nil
+	}
+	now.VolumeAttributesClassName = old.Spec.VolumeAttributesClassName
+	now.Resources = old.Spec.Resources
+	if !apiequality.Semantic.DeepEqual(now, &old.Spec) {
+		return field.ErrorList{field.Forbidden(field.NewPath("spec"), "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims")}
+	}
+	wanted, was := c.Spec.Resources.Requests[corev1.ResourceStorage], old.Spec.Resources.Requests[corev1.ResourceStorage]
+	if wanted.Cmp(was) < 0 && wanted.Cmp(c.Status.Capacity[corev1.ResourceStorage]) < 0 {
+		return field.ErrorList{field.Forbidden(field.NewPath("spec", "resources", "requests", "storage"), "field can not be less than status.capacity")}
+	}
+	return nil
+}
+
+func validateAccessModes(modes []corev1.PersistentVolumeAccessMode, at *field.Path) field.ErrorList {
+	if len(modes) == 0 {
+		return field.ErrorList{field.Required(at, "at least 1 access mode is required")}
+	}
+	var errs field.ErrorList
+	for i, m := range modes {
+		if shortModes[m] == "" {
+			errs = append(errs, field.NotSupported(at.Index(i), m, []corev1.PersistentVolumeAccessMode{corev1.ReadOnlyMany, corev1.ReadWriteMany, corev1.ReadWriteOnce, corev1.ReadWriteOncePod}))
+		}
+	}
+	return errs
+}
+
+var shortModes = map[corev1.PersistentVolumeAccessMode]string{
+	corev1.ReadWriteOnce: "RWO", corev1.ReadOnlyMany: "ROX", corev1.ReadWriteMany: "RWX", corev1.ReadWriteOncePod: "RWOP"}
+
+func accessModes(modes []corev1.PersistentVolumeAccessMode) string {
+	var list []string
+	for _, m := range modes {
+		list = append(list, shortModes[m])
+	}
+	return strings.Join(list, ",")
+}
+
+func unset[T ~string](p *T) string {
+	if p == nil || *p == "" {
+		return "<unset>"
+	}
+	return string(*p)
+}
