@@ -141,6 +141,11 @@ func (db *DB) load(ctx context.Context) error {
 	db.state = want
 	db.rev, db.compact = max(want.last, firstRevision), want.compact
 	db.state.last = db.rev
+	if db.head.last < want.last { // killed between the sync and the note of it, or the file is new
+		if err := db.head.write(want.last); err != nil {
+			return err
+		}
+	}
 	return os.RemoveAll(filepath.Join(db.opts.Dir, asideName)) // all is there, so what was set aside was left over
 }
 
@@ -211,6 +216,11 @@ func (db *DB) readValue(txn *badger.Txn, key string, rev uint64) ([]byte, error)
 		return nil, fmt.Errorf("read %s at revision %d: %w", key, rev, err)
 	}
 	return value, nil
+}
+
+// missing is the error for a current version that cannot be read: Badger takes an unreadable block for an absent key.
+func (db *DB) missing(key string, rev uint64) error {
+	return damaged(filepath.Join(db.opts.Dir, "badger"), nil, "%s at revision %d is not readable any more", key, rev)
 }
 
 // view runs f in a read transaction, unless the DB is closed.

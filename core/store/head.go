@@ -42,7 +42,7 @@ func openHead(dir string) (h *head, fresh bool, err error) {
 	h = &head{f: f}
 	buf := make([]byte, 2*headSlot)
 	n, _ := f.ReadAt(buf, 0)
-	if n == 0 {
+	if len(bytes.Trim(buf[:n], "\x00")) == 0 { // new, or the server was killed while it made it
 		return h, true, h.init()
 	}
 	ok := false

@@ -186,7 +186,7 @@ func (s *Storage) Get(_ context.Context, key string, opts storage.GetOptions, ou
 	if err != nil {
 		return err
 	}
-	for {
+	for tried := uint64(0); ; {
 		v, found, rev := s.db.latest(key)
 		if err := s.checkMinimum(opts.ResourceVersion, rev); err != nil {
 			return err
@@ -198,44 +198,37 @@ func (s *Storage) Get(_ context.Context, key string, opts storage.GetOptions, ou
 			return storage.NewKeyNotFoundError(key, 0)
 		}
 		err := s.getInto(key, v.rev, out)
-		if !errors.Is(err, errCompacted) { // else it was superseded and compacted meanwhile
+		if !errors.Is(err, errCompacted) {
 			return err
 		}
+		if tried == v.rev { // else it was superseded and compacted meanwhile
+			return storage.NewInternalError(s.db.missing(key, v.rev))
+		}
+		tried = v.rev
 	}
 }
 
 func (s *Storage) getInto(key string, rev uint64, out runtime.Object) error {
-	obj := s.db.cache.get(s, rev)
-	if obj == nil {
-		value, err := s.readStored(key, rev)
-		if err != nil {
-			return err
-		}
-		data, _, err := s.transformer.TransformFromStorage(s.db.ctx, value, authData(key))
-		if err != nil {
-			return storage.NewInternalError(err)
-		}
-		if reflect.TypeOf(out) != reflect.TypeOf(s.newFunc()) {
-			_, err := s.decodeInto(data, rev, out)
-			return err
-		}
-		if obj, err = s.decode(data, rev); err != nil {
-			return err
-		}
-		s.db.cache.add(s, rev, obj, len(value))
+	if obj := s.db.cache.get(s, rev); obj != nil && reflect.TypeOf(obj) == reflect.TypeOf(out) {
+		return copyInto(obj, out)
 	}
-	if reflect.TypeOf(obj) != reflect.TypeOf(out) {
-		value, err := s.readStored(key, rev)
-		if err != nil {
-			return err
-		}
-		data, _, err := s.transformer.TransformFromStorage(s.db.ctx, value, authData(key))
-		if err != nil {
-			return storage.NewInternalError(err)
-		}
-		_, err = s.decodeInto(data, rev, out)
+	value, err := s.readStored(key, rev)
+	if err != nil {
 		return err
 	}
+	data, _, err := s.transformer.TransformFromStorage(s.db.ctx, value, authData(key))
+	if err != nil {
+		return storage.NewInternalError(err)
+	}
+	if reflect.TypeOf(out) != reflect.TypeOf(s.newFunc()) {
+		_, err := s.decodeInto(data, rev, out)
+		return err
+	}
+	obj, err := s.decode(data, rev)
+	if err != nil {
+		return err
+	}
+	s.db.cache.add(s, rev, obj, len(value))
 	return copyInto(obj, out)
 }
 

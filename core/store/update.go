@@ -36,15 +36,19 @@ type reader struct {
 }
 
 func (r *reader) read() (*objState, error) {
-	for {
+	for tried := uint64(0); ; {
 		v, found, _ := r.s.db.latest(r.key)
 		if !found {
 			return r.missing()
 		}
 		st, err := r.load(v.rev)
-		if !errors.Is(err, errCompacted) { // else it was superseded and compacted meanwhile
+		if !errors.Is(err, errCompacted) {
 			return st, err
 		}
+		if tried == v.rev { // else it was superseded and compacted meanwhile
+			return nil, storage.NewInternalError(r.s.db.missing(r.key, v.rev))
+		}
+		tried = v.rev
 	}
 }
 

@@ -1,0 +1,194 @@
+package store
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+// Crashes and damage are tested on children: this binary again, which TestMain sends into one of the modes below.
+const (
+	childMode = "KEELSON_STORE_CHILD"
+	childDir  = "KEELSON_STORE_DIR"
+	childAcks = "KEELSON_STORE_ACKS"
+)
+
+func TestMain(m *testing.M) {
+	switch os.Getenv(childMode) {
+	case "":
+		goleak.VerifyTestMain(m,
+			goleak.IgnoreTopFunction("k8s.io/klog/v2.(*flushDaemon).run.func1"),
+			goleak.IgnoreTopFunction("github.com/golang/glog.(*fileSink).flushDaemon"))
+	case "write":
+		childWrite(time.Minute)
+	case "template":
+		childTemplate()
+	case "verify":
+		childVerify()
+	}
+}
+
+// child starts this binary in a mode.
+func child(t *testing.T, mode, dir, acks string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), childMode+"="+mode, childDir+"="+dir, childAcks+"="+acks)
+	cmd.Stderr = os.Stderr
+	return cmd
+}
+
+func childOpen(window time.Duration) *DB {
+	db, err := Open(context.Background(), Options{Dir: os.Getenv(childDir), CompactionWindow: window})
+	if err != nil {
+		fmt.Println("error", err)
+		os.Exit(3)
+	}
+	return db
+}
+
+const childWorkers = 8
+
+// writeWorker writes key over and over, every seventh time a deletion, and reports each acknowledged write as
+// "ack key number revision". The value says the number, so that a reader can tell what was lost.
+func writeWorker(ctx context.Context, db *DB, key string, from, count, size int, report func(string)) error {
+	for n := from; n < from+count; n++ {
+		v, _, _ := db.latest(key)
+		o := &op{kind: opPut, key: key, expect: v.rev, value: childValue(key, n, size)}
+		if n%7 == 6 && v.rev != 0 {
+			o.kind, o.value = opDelete, nil
+		}
+		if err := db.submit(ctx, o); err != nil {
+			return err
+		}
+		report(fmt.Sprintf("ack %s %d %d\n", key, n, o.rev))
+	}
+	return nil
+}
+
+func childValue(key string, n, size int) []byte {
+	head := fmt.Sprintf("%s %d ", key, n)
+	return append([]byte(head), strings.Repeat("x", size)...)
+}
+
+// childWrite writes until it is killed.
+func childWrite(limit time.Duration) {
+	db := childOpen(50 * time.Millisecond)
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	var mu sync.Mutex
+	report := func(s string) {
+		mu.Lock()
+		defer mu.Unlock()
+		os.Stdout.WriteString(s)
+	}
+	var wg sync.WaitGroup
+	for i := range childWorkers {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			key := fmt.Sprintf("/registry/things/%d", i)
+			from := lastNumber(db, key) + 1
+			if err := writeWorker(ctx, db, key, from, 1<<30, (i*9973)%60000, report); err != nil {
+				report("error " + err.Error() + "\n")
+			}
+		}()
+	}
+	wg.Wait()
+}
+
+// lastNumber returns the number of the newest write of key, -1 if there is none; a deletion counts as the number after
+// the version it deleted.
+func lastNumber(db *DB, key string) int {
+	db.mu.RLock()
+	e := db.index.get(key)
+	var v version
+	if e != nil {
+		v = e.versions[len(e.versions)-1]
+	}
+	db.mu.RUnlock()
+	if v.dead || v.rev == 0 {
+		return 6 + 7*int(v.rev) // any number after a deletion will do, if it grows and the next one is no deletion
+	}
+	value, err := childRead(db, key, v.rev)
+	if err != nil {
+		return -1
+	}
+	var n int
+	fmt.Sscanf(string(value), key+" %d", &n)
+	return n
+}
+
+func childRead(db *DB, key string, rev uint64) ([]byte, error) {
+	s := &Storage{db: db}
+	return s.readStored(key, rev)
+}
+
+// childTemplate writes a store that has a table, a write-ahead log, a large value and deletions, then waits to be killed.
+func childTemplate() {
+	report := func(s string) { os.Stdout.WriteString(s) }
+	for round := range 2 {
+		db := childOpen(time.Hour)
+		ctx := context.Background()
+		for i := range 20 {
+			key := fmt.Sprintf("/registry/things/%d-%d", round, i)
+			size := 100 + 3000*(i%5)
+			if i == 19 {
+				size = 1_500_000
+			}
+			if err := writeWorker(ctx, db, key, 0, 10-9*(i/19), size, report); err != nil {
+				report("error " + err.Error() + "\n")
+			}
+		}
+		if round == 0 {
+			if err := db.Close(); err != nil {
+				report("error " + err.Error() + "\n")
+			}
+		}
+	}
+	report("done\n")
+	select {}
+}
+
+// childVerify opens a store and compares it with the acknowledgements in a file: it prints "whole", or "damaged" and
+// the error if the store refuses to open, or what else is wrong.
+func childVerify() {
+	db, err := Open(context.Background(), Options{Dir: os.Getenv(childDir), CompactionWindow: time.Hour})
+	switch {
+	case errors.Is(err, ErrDamaged):
+		fmt.Println("damaged", err)
+		return
+	case err != nil:
+		fmt.Println("error", err)
+		return
+	}
+	defer db.Close()
+	f, err := os.Open(os.Getenv(childAcks))
+	if err != nil {
+		fmt.Println("error", err)
+		return
+	}
+	defer f.Close()
+	for sc := bufio.NewScanner(f); sc.Scan(); {
+		var key string
+		var n int
+		var rev uint64
+		if _, err := fmt.Sscanf(sc.Text(), "ack %s %d %d", &key, &n, &rev); err != nil {
+			continue
+		}
+		value, err := childRead(db, key, rev)
+		if want := fmt.Sprintf("%s %d ", key, n); err != nil || len(value) > 0 && !strings.HasPrefix(string(value), want) {
+			fmt.Printf("lost %s: %v\n", sc.Text(), err)
+			return
+		}
+	}
+	fmt.Println("whole")
+}
