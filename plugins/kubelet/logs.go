@@ -1,0 +1,287 @@
+package kubelet
+
+import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+)
+
+// logOptions says what of a log is wanted.
+type logOptions struct {
+	Follow     bool
+	Timestamps bool
+	Tail       int64 // lines from the end; negative: all
+	Limit      int64 // bytes; negative: no limit
+	Since      time.Time
+	Stdout     bool
+	Stderr     bool
+}
+
+// logLine is one line (or part of one) of a CRI log.
+type logLine struct {
+	Time    string
+	Stream  string
+	Partial bool
+	Text    []byte // with its newline, unless partial
+}
+
+// parseLogLine reads "2026-01-02T03:04:05.678Z stdout F text".
+func parseLogLine(raw []byte) (logLine, error) {
+	parts := bytes.SplitN(bytes.TrimSuffix(raw, []byte("\n")), []byte(" "), 4)
+	if len(parts) < 3 {
+		return logLine{}, fmt.Errorf("log line %q is not in CRI's format", truncated(raw))
+	}
+	l := logLine{Time: string(parts[0]), Stream: string(parts[1]), Partial: strings.Split(string(parts[2]), ":")[0] == "P"}
+	if len(parts) == 4 {
+		l.Text = parts[3]
+	}
+	if !l.Partial {
+		l.Text = append(l.Text[:len(l.Text):len(l.Text)], '\n')
+	}
+	return l, nil
+}
+
+func truncated(b []byte) []byte { return b[:min(len(b), 60)] }
+
+var errLimit = errors.New("limit reached")
+
+// logWriter writes wanted lines in the wanted form.
+type logWriter struct {
+	out    io.Writer
+	opts   *logOptions
+	middle bool // within a line of several parts
+}
+
+func (w *logWriter) write(l logLine) error {
+	if l.Stream == "stdout" && !w.opts.Stdout || l.Stream == "stderr" && !w.opts.Stderr {
+		return nil
+	}
+	if !w.opts.Since.IsZero() {
+		if t, err := time.Parse(time.RFC3339Nano, l.Time); err == nil && t.Before(w.opts.Since) {
+			return nil
+		}
+	}
+	data := l.Text
+	if w.opts.Timestamps && !w.middle {
+		data = append([]byte(l.Time+" "), data...)
+	}
+	w.middle = l.Partial
+	if w.opts.Limit >= 0 {
+		if int64(len(data)) > w.opts.Limit {
+			data = data[:w.opts.Limit]
+		}
+		w.opts.Limit -= int64(len(data))
+	}
+	if _, err := w.out.Write(data); err != nil {
+		return err
+	}
+	if w.opts.Limit == 0 {
+		return errLimit
+	}
+	return nil
+}
+
+// readLog copies a log to out; with Follow until the container has ended (alive says no) and all is read, or ctx ends.
+func readLog(ctx context.Context, path string, opts logOptions, out io.Writer, alive func() bool) error {
+	w := &logWriter{out: out, opts: &opts}
+	if opts.Limit == 0 {
+		return nil
+	}
+	err := copyLog(ctx, path, &opts, w, alive)
+	if errors.Is(err, errLimit) || errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+func copyLog(ctx context.Context, path string, opts *logOptions, w *logWriter, alive func() bool) error {
+	var watcher *fsnotify.Watcher
+	if opts.Follow {
+		var err error
+		if watcher, err = fsnotify.NewWatcher(); err != nil {
+			return fmt.Errorf("watch log: %w", err)
+		}
+		defer watcher.Close()
+		if err := watcher.Add(filepath.Dir(path)); err != nil {
+			return fmt.Errorf("watch log: %w", err)
+		}
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("open log: %w", err)
+	}
+	defer func() { f.Close() }()
+	if opts.Tail >= 0 {
+		start, err := tailOffset(f, opts.Tail)
+		if err != nil {
+			return fmt.Errorf("find the last lines: %w", err)
+		}
+		if _, err := f.Seek(start, io.SeekStart); err != nil {
+			return err
+		}
+	} else if err := copyRotated(path, w); err != nil {
+		return err
+	}
+	r := bufio.NewReader(f)
+	var rest []byte
+	for {
+		line, err := r.ReadBytes('\n')
+		rest = append(rest, line...)
+		if err == nil {
+			if l, perr := parseLogLine(rest); perr == nil {
+				if err := w.write(l); err != nil {
+					return err
+				}
+			}
+			rest = rest[:0]
+			continue
+		}
+		if !errors.Is(err, io.EOF) {
+			return fmt.Errorf("read log: %w", err)
+		}
+		if !opts.Follow {
+			return nil
+		}
+		if next, ok := reopened(f, path); ok {
+			f.Close()
+			f, r, rest = next, bufio.NewReader(next), nil
+			continue
+		}
+		running := alive()
+		if !running {
+			// What it wrote last may have come after the end of file was seen.
+			if more, _ := io.ReadAll(r); len(more) > 0 {
+				r = bufio.NewReader(io.MultiReader(bytes.NewReader(more), f))
+				continue
+			}
+			return nil
+		}
+		if err := waitWrite(ctx, watcher); err != nil {
+			return err
+		}
+	}
+}
+
+// waitWrite waits for something to happen in the log's folder, or two seconds (a container may end without a word).
+func waitWrite(ctx context.Context, watcher *fsnotify.Watcher) error {
+	t := time.NewTimer(500 * time.Millisecond)
+	defer t.Stop()
+	select {
+	case <-watcher.Events:
+	case err := <-watcher.Errors:
+		if err != nil {
+			return fmt.Errorf("watch log: %w", err)
+		}
+	case <-t.C:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return nil
+}
+
+// reopened returns the file that now has the log's name, if it is another one than f.
+func reopened(f *os.File, path string) (*os.File, bool) {
+	a, err := f.Stat()
+	if err != nil {
+		return nil, false
+	}
+	b, err := os.Stat(path)
+	if err != nil || os.SameFile(a, b) {
+		return nil, false
+	}
+	next, err := os.Open(path)
+	return next, err == nil
+}
+
+// copyRotated copies the older parts of a log.
+func copyRotated(path string, w *logWriter) error {
+	old, err := rotated(path)
+	if err != nil {
+		return err
+	}
+	for _, name := range old {
+		if err := copyFile(name, w); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func copyFile(name string, w *logWriter) error {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil // rotated away meanwhile
+	}
+	defer f.Close()
+	var in io.Reader = f
+	if strings.HasSuffix(name, ".gz") {
+		if in, err = gzip.NewReader(f); err != nil {
+			return nil
+		}
+	}
+	r := bufio.NewReader(in)
+	for {
+		line, err := r.ReadBytes('\n')
+		if len(line) > 0 {
+			if l, perr := parseLogLine(line); perr == nil {
+				if err := w.write(l); err != nil {
+					return err
+				}
+			}
+		}
+		if err != nil {
+			return nil
+		}
+	}
+}
+
+// tailOffset finds where the last n lines of a file begin. Lines in several parts count by their parts' last.
+func tailOffset(f *os.File, n int64) (int64, error) {
+	end, err := f.Seek(0, io.SeekEnd)
+	if err != nil || n == 0 {
+		return end, err
+	}
+	const block = 64 << 10
+	buf := make([]byte, block)
+	count := int64(0)
+	for right := end; right > 0; {
+		left := max(right-block, 0)
+		part := buf[:right-left]
+		if _, err := f.ReadAt(part, left); err != nil && !errors.Is(err, io.EOF) {
+			return 0, err
+		}
+		for i := len(part) - 1; i >= 0; i-- {
+			if part[i] != '\n' || left+int64(i) == end-1 {
+				continue
+			}
+			if count++; count == n {
+				return left + int64(i) + 1, nil
+			}
+		}
+		right = left
+	}
+	return 0, nil
+}
+
+// lastLogLines returns the end of a log, for a container's last words.
+func lastLogLines(path string, lines int64, limit int) (string, error) {
+	var b bytes.Buffer
+	if err := readLog(context.Background(), path, logOptions{Tail: lines, Limit: -1, Stdout: true, Stderr: true}, &b, nil); err != nil {
+		return "", err
+	}
+	data := b.Bytes()
+	if len(data) > limit {
+		data = data[len(data)-limit:]
+	}
+	return string(data), nil
+}
