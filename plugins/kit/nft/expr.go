@@ -251,6 +251,9 @@ func (f Family) RejectIn() []expr.Any {
 	return []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: code}}
 }
 
+// Reset answers a TCP packet with a reset; the rule checks the protocol before.
+func Reset() []expr.Any { return []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}} }
+
 // Port is a port as rules and elements hold it.
 func Port(p uint16) []byte { return binaryutil.BigEndian.PutUint16(p) }
 

@@ -6,11 +6,14 @@ package nstest
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -132,7 +135,21 @@ func Uplink(t testing.TB, name, address, gateway string) string {
 	if err := up(name, address); err != nil {
 		t.Fatal(err)
 	}
-	if err := In(t, path, func() error { return up("eth0", gateway+bits) }); err != nil {
+	node, err := netlink.ParseAddr(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = In(t, path, func() error {
+		if err := up("eth0", gateway+bits); err != nil {
+			return err
+		}
+		link, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return fmt.Errorf("find eth0: %w", err)
+		}
+		return netlink.RouteReplace(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: node.IP})
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
 	via, err := netlink.ParseAddr(gateway + bits)
@@ -164,4 +181,154 @@ func up(name, address string) error {
 		return fmt.Errorf("bring up %s: %w", name, err)
 	}
 	return nil
+}
+
+// Bridge makes a bridge with the addresses, as the network plugin's.
+func Bridge(t testing.TB, name string, addresses ...string) netlink.Link {
+	t.Helper()
+	bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: name}}
+	if err := netlink.LinkAdd(bridge); err != nil {
+		t.Fatalf("add bridge %s: %v", name, err)
+	}
+	t.Cleanup(func() { _ = netlink.LinkDel(bridge) })
+	for _, a := range addresses {
+		if err := up(name, a); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, sysctl := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding"} {
+		if err := os.WriteFile("/proc/sys/net/"+sysctl, []byte("1"), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return bridge
+}
+
+// Join puts a namespace on the bridge, as a pod: address with full length, everything
+// through the gateway.
+func Join(t testing.TB, bridge netlink.Link, path, address, gateway string) {
+	t.Helper()
+	ns, err := netns.GetFromPath(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	name := "t" + strings.NewReplacer(".", "", ":", "").Replace(address)
+	veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name[:min(len(name), 15)], MasterIndex: bridge.Attrs().Index},
+		PeerName: "eth0", PeerNamespace: netlink.NsFd(int(ns))}
+	if err := netlink.LinkAdd(veth); err != nil {
+		t.Fatalf("add link for %s: %v", address, err)
+	}
+	t.Cleanup(func() { _ = netlink.LinkDel(veth) })
+	if err := netlink.LinkSetHairpin(veth, true); err != nil {
+		t.Fatal(err)
+	}
+	if err := netlink.LinkSetUp(veth); err != nil {
+		t.Fatal(err)
+	}
+	bits := "/32"
+	if strings.Contains(address, ":") {
+		bits = "/128"
+	}
+	err = In(t, path, func() error {
+		if err := up("eth0", address+bits); err != nil {
+			return err
+		}
+		gw, err := netlink.ParseAddr(gateway + bits)
+		if err != nil {
+			return fmt.Errorf("parse %s: %w", gateway, err)
+		}
+		link, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return fmt.Errorf("find eth0: %w", err)
+		}
+		if err := netlink.RouteReplace(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: gw.IPNet, Scope: netlink.SCOPE_LINK}); err != nil {
+			return fmt.Errorf("set route to %s: %w", gateway, err)
+		}
+		if err := netlink.RouteReplace(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: gw.IP}); err != nil {
+			return fmt.Errorf("set default route: %w", err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatalf("set up %s: %v", address, err)
+	}
+}
+
+// Echo serves TCP and UDP on a port in the namespace until the test ends: each
+// connection or datagram is answered by "NAME CLIENT-ADDRESS". Path "" is the node.
+func Echo(t testing.TB, path, name string, port int) {
+	t.Helper()
+	err := in(t, path, func() error {
+		l, err := net.Listen("tcp", fmt.Sprintf(":%d", port))
+		if err != nil {
+			return fmt.Errorf("listen: %w", err)
+		}
+		u, err := net.ListenPacket("udp", fmt.Sprintf(":%d", port))
+		if err != nil {
+			return fmt.Errorf("listen: %w", err)
+		}
+		answer := func(from net.Addr) []byte {
+			host, _, _ := net.SplitHostPort(from.String())
+			return []byte(name + " " + host)
+		}
+		var served sync.WaitGroup
+		served.Go(func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				_, _ = c.Write(answer(c.RemoteAddr()))
+				_ = c.Close()
+			}
+		})
+		served.Go(func() {
+			buf := make([]byte, 2000)
+			for {
+				_, from, err := u.ReadFrom(buf)
+				if err != nil {
+					return
+				}
+				_, _ = u.WriteTo(answer(from), from)
+			}
+		})
+		t.Cleanup(func() { _ = l.Close(); _ = u.Close(); served.Wait() })
+		return nil
+	})
+	if err != nil {
+		t.Fatalf("serve as %s on port %d: %v", name, port, err)
+	}
+}
+
+// Ask connects from the namespace and returns the answer of an Echo. Path "" is the
+// node.
+func Ask(t testing.TB, path, network, target string) (string, error) {
+	t.Helper()
+	var answer string
+	err := in(t, path, func() error {
+		c, err := net.DialTimeout(network, target, 3*time.Second)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		_ = c.SetDeadline(time.Now().Add(3 * time.Second))
+		if network == "udp" {
+			if _, err := c.Write([]byte("?")); err != nil {
+				return err
+			}
+		}
+		buf := make([]byte, 2000)
+		n, err := c.Read(buf)
+		answer = string(buf[:n])
+		return err
+	})
+	return answer, err
+}
+
+func in(t testing.TB, path string, f func() error) error {
+	if path == "" {
+		return f()
+	}
+	return In(t, path, f)
 }

@@ -1,0 +1,113 @@
+package proxy
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"keelson.dev/keelson/plugins/kit/nft"
+)
+
+// healthChecks answers load balancers that ask whether the node has endpoints of a
+// service with external traffic policy Local, at the service's healthCheckNodePort.
+type healthChecks struct {
+	log    *slog.Logger
+	open   map[string]*healthCheck // by service; used by the sync loop alone
+	served sync.WaitGroup
+}
+
+type healthCheck struct {
+	port   int32
+	local  atomic.Int64
+	server *http.Server
+}
+
+func newHealthChecks(log *slog.Logger) *healthChecks {
+	return &healthChecks{log: log, open: map[string]*healthCheck{}}
+}
+
+// syncChecks opens, closes and updates the ports of the services.
+func (s *Server) syncChecks(objects map[string]object, full bool) {
+	for key, o := range objects {
+		port, local := checkOf(o, s.env.Node.Name)
+		s.checks.set(key, port, local)
+	}
+	if full {
+		for key := range s.checks.open {
+			if _, still := objects[key]; !still {
+				s.checks.set(key, 0, 0)
+			}
+		}
+	}
+}
+
+func checkOf(o object, node string) (port int32, local int) {
+	if o.service == nil || !handled(o.service) || o.service.Spec.HealthCheckNodePort == 0 ||
+		o.service.Spec.ExternalTrafficPolicy != corev1.ServiceExternalTrafficPolicyLocal {
+		return 0, 0
+	}
+	for _, fam := range []nft.Family{nft.IPv4, nft.IPv6} {
+		for _, p := range servicePorts(o.service, o.slices, fam, node) {
+			local = max(local, len(p.local))
+		}
+	}
+	return o.service.Spec.HealthCheckNodePort, local
+}
+
+func (h *healthChecks) set(key string, port int32, local int) {
+	c := h.open[key]
+	if c != nil && c.port != port {
+		_ = c.server.Close()
+		delete(h.open, key)
+		c = nil
+	}
+	if port == 0 {
+		return
+	}
+	if c == nil {
+		c = &healthCheck{port: port}
+		c.server = &http.Server{Handler: c.handler(key), ReadHeaderTimeout: 5 * time.Second, ErrorLog: slog.NewLogLogger(h.log.Handler(), slog.LevelDebug)}
+		listener, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", fmt.Sprintf(":%d", port))
+		if err != nil {
+			h.log.Error("Health check port of a service cannot be opened", "service", key, "port", port, "err", err)
+			return
+		}
+		h.served.Go(func() { // ends with Close, in set or close
+			if err := c.server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+				h.log.Error("Health check port of a service failed", "service", key, "err", err)
+			}
+		})
+		h.open[key] = c
+	}
+	c.local.Store(int64(local))
+}
+
+func (c *healthCheck) handler(key string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		n := c.local.Load()
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		w.Header().Set("X-Load-Balancing-Endpoint-Weight", fmt.Sprint(n))
+		if n == 0 {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+		_ = json.NewEncoder(w).Encode(map[string]any{"service": key, "localEndpoints": n, "serviceProxyHealthy": true})
+	}
+}
+
+// close closes all ports and waits for their goroutines.
+func (h *healthChecks) close() {
+	for key := range h.open {
+		h.set(key, 0, 0)
+	}
+	h.served.Wait()
+}

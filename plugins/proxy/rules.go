@@ -1,0 +1,179 @@
+package proxy
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"keelson.dev/keelson/plugins/kit/nft"
+)
+
+// Operations of a dynset expression (NFT_DYNSET_OP_*).
+const (
+	dynsetAdd    = 0
+	dynsetUpdate = 1
+	dynsetDelete = 2
+)
+
+// Registers of the rules: the client's address, a random number, and the endpoint with
+// its address and port, in this order.
+const (
+	regClient = 0
+	regRandom = 5
+	regTarget = 8
+)
+
+// baseChains are the table's own chains.
+var baseChains = []string{"prerouting", "output", "postrouting", "filter-input", "filter-forward", "filter-output", "services", "no-endpoints", "unassigned", verdictReject}
+
+// writeBase makes what does not depend on services.
+func (t *table) writeBase(conn *nftables.Conn) error {
+	for _, set := range t.sets {
+		if err := conn.AddSet(set, nil); err != nil {
+			return fmt.Errorf("add nftables set %s: %w", set.Name, err)
+		}
+	}
+	base := func(name string, kind nftables.ChainType, hook *nftables.ChainHook, priority int32) string {
+		conn.AddChain(&nftables.Chain{Name: name, Table: t.nf, Type: kind, Hooknum: hook, Priority: nftables.ChainPriorityRef(nftables.ChainPriority(priority))})
+		return name
+	}
+	for _, name := range []string{"services", "no-endpoints", "unassigned", verdictReject} {
+		conn.AddChain(t.chain(name))
+	}
+	n := t.fam.Registers
+	t.rule(conn, "services", t.fam.DestAddress(0), nft.L4Proto(n), nft.DestPort(n+1), nft.VerdictMap(t.sets[setServiceIPs], 0))
+	t.rule(conn, "services", nft.DestLocal(), t.fam.DestNotIn(t.fam.Loopback()), nft.L4Proto(0), nft.DestPort(1), nft.VerdictMap(t.sets[setNodePorts], 0))
+	t.rule(conn, "no-endpoints", t.fam.DestAddress(0), nft.L4Proto(n), nft.DestPort(n+1), nft.VerdictMap(t.sets[setNoIPs], 0))
+	t.rule(conn, "no-endpoints", nft.DestLocal(), t.fam.DestNotIn(t.fam.Loopback()), nft.L4Proto(0), nft.DestPort(1), nft.VerdictMap(t.sets[setNoPorts], 0))
+	for _, cidr := range t.serviceCIDRs {
+		// The cluster's DNS server has its address on the node itself.
+		t.rule(conn, "unassigned", t.fam.DestIn(cidr), nft.DestNotLocal(), nft.Goto(verdictReject))
+	}
+	// TCP by reset: an ICMP error that comes back while connect() still holds the socket
+	// counts for nothing, and the client waits a second for its next try.
+	t.rule(conn, verdictReject, nft.L4Proto(0), nft.Equal(0, []byte{unix.IPPROTO_TCP}), nft.Reset())
+	t.rule(conn, verdictReject, t.fam.RejectIn())
+
+	t.rule(conn, base("prerouting", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, -100), nft.Jump("services"))
+	t.rule(conn, base("output", nftables.ChainTypeNAT, nftables.ChainHookOutput, -100), nft.Jump("services"))
+	post := base("postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, 100)
+	t.rule(conn, post, nft.Marked(t.mark), nft.Masquerade())
+	// A pod that reaches itself through its service must not see its own address.
+	t.rule(conn, post, t.fam.SourceAddress(0), t.fam.DestAddress(n), nft.Lookup(t.sets[setHairpins], 0), nft.Masquerade())
+
+	// In output after NAT, so that only what was not translated is left.
+	for name, hook := range map[string]*nftables.ChainHook{"filter-input": nftables.ChainHookInput, "filter-forward": nftables.ChainHookForward, "filter-output": nftables.ChainHookOutput} {
+		base(name, nftables.ChainTypeFilter, hook, -90)
+		t.rule(conn, name, nft.NewConnection(), nft.NotTranslated(), nft.Jump("no-endpoints"))
+		if name != "filter-input" {
+			t.rule(conn, name, nft.NewConnection(), nft.NotTranslated(), nft.Jump("unassigned"))
+		}
+	}
+	return nil
+}
+
+func (t *table) rule(conn *nftables.Conn, chain string, groups ...[]expr.Any) {
+	conn.AddRule(&nftables.Rule{Table: t.nf, Chain: t.chain(chain), Exprs: nft.Rule(groups...)})
+}
+
+// writeChain writes the rules of one of a service's chains, which is empty.
+func (t *table) writeChain(conn *nftables.Conn, name string, c chain) error {
+	if len(c.allow) > 0 {
+		for _, p := range c.allow {
+			t.rule(conn, name, t.fam.SourceIn(p), nft.Goto(c.next))
+		}
+		t.rule(conn, name, nft.SourceLocal(), nft.Goto(c.next))
+		t.rule(conn, name, nft.Drop())
+		return nil
+	}
+	if c.inside != "" {
+		for _, p := range t.podCIDRs {
+			t.rule(conn, name, t.fam.SourceIn(p), nft.Goto(c.inside))
+		}
+		t.rule(conn, name, nft.SourceLocal(), nft.SetMark(t.mark), nft.Goto(c.inside))
+	}
+	switch {
+	case c.markAll:
+		t.rule(conn, name, nft.SetMark(t.mark))
+	case c.markOthers && len(t.podCIDRs) > 0:
+		t.rule(conn, name, t.fam.SourceNotIn(t.podCIDRs[0]), nft.SetMark(t.mark))
+	}
+	if len(c.endpoints) == 0 {
+		return nil
+	}
+	pick, err := t.pick(conn, c.endpoints)
+	if err != nil {
+		return fmt.Errorf("add endpoints of chain %s: %w", name, err)
+	}
+	dnat := t.fam.DNAT(regTarget, regTarget+t.fam.Registers)
+	if c.affinity == "" {
+		t.rule(conn, name, pick, dnat)
+		return nil
+	}
+	return t.writeAffinity(conn, name, c, pick, dnat)
+}
+
+// writeAffinity writes three rules: a client whose endpoint is still one goes there; one
+// whose endpoint has gone is forgotten; one that is not known is given an endpoint.
+func (t *table) writeAffinity(conn *nftables.Conn, name string, c chain, pick, dnat []expr.Any) error {
+	t.lastID++
+	valid := &nftables.Set{Table: t.nf, ID: t.lastID, Name: "__set%d", Anonymous: true, Constant: true, Concatenation: true, KeyType: t.target()}
+	elems := make([]nftables.SetElement, len(c.endpoints))
+	for i, e := range c.endpoints {
+		elems[i] = nftables.SetElement{Key: nft.Key(e.addr.AsSlice(), nft.Port(e.port))}
+	}
+	if err := addAnonymous(conn, valid, elems); err != nil {
+		return err
+	}
+	t.lastID++
+	gone := *valid
+	gone.ID = t.lastID
+	if err := addAnonymous(conn, &gone, elems); err != nil {
+		return err
+	}
+	clients := &nftables.Set{Name: c.affinity}
+	client := t.fam.SourceAddress(regClient)
+	remember := func(op uint32) []expr.Any {
+		return []expr.Any{&expr.Dynset{SrcRegKey: nft.Reg(regClient), SrcRegData: nft.Reg(regTarget), SetName: c.affinity, Operation: op}}
+	}
+	t.rule(conn, name, client, nft.Map(clients, regClient, regTarget), nft.Lookup(valid, regTarget), remember(dynsetUpdate), dnat)
+	t.rule(conn, name, client, nft.Map(clients, regClient, regTarget), nft.LookupNot(&gone, regTarget), remember(dynsetDelete))
+	t.rule(conn, name, client, pick, remember(dynsetAdd), dnat)
+	return nil
+}
+
+// pick loads an endpoint, chosen at random.
+func (t *table) pick(conn *nftables.Conn, endpoints []endpoint) ([]expr.Any, error) {
+	if len(endpoints) == 1 {
+		return []expr.Any{
+			&expr.Immediate{Register: nft.Reg(regTarget), Data: endpoints[0].addr.AsSlice()},
+			&expr.Immediate{Register: nft.Reg(regTarget + t.fam.Registers), Data: nft.Port(endpoints[0].port)},
+		}, nil
+	}
+	t.lastID++
+	set := &nftables.Set{Table: t.nf, ID: t.lastID, Name: "__map%d", Anonymous: true, Constant: true, IsMap: true, KeyType: nftables.TypeInteger, DataType: t.target()}
+	elems := make([]nftables.SetElement, len(endpoints))
+	for i, e := range endpoints {
+		elems[i] = nftables.SetElement{Key: binary.NativeEndian.AppendUint32(nil, uint32(i)), Val: nft.Key(e.addr.AsSlice(), nft.Port(e.port))}
+	}
+	if err := addAnonymous(conn, set, elems); err != nil {
+		return nil, err
+	}
+	return append([]expr.Any{&expr.Numgen{Register: nft.Reg(regRandom), Modulus: uint32(len(endpoints)), Type: unix.NFT_NG_RANDOM}},
+		nft.Map(set, regRandom, regTarget)...), nil
+}
+
+// addAnonymous adds a set that belongs to one rule. The library adds elements to an
+// anonymous set together with the set alone, and does not split them into messages; the
+// kernel takes more as long as no rule has the set yet.
+func addAnonymous(conn *nftables.Conn, set *nftables.Set, elems []nftables.SetElement) error {
+	if err := conn.AddSet(set, nil); err != nil {
+		return fmt.Errorf("add nftables set: %w", err)
+	}
+	open := *set
+	open.Anonymous, open.Constant = false, false
+	return nft.AddElements(conn, &open, elems)
+}
