@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -24,18 +25,16 @@ const bootstrapParallel = 16
 // so does an object annotated with autoupdate "false". Two lists are all it
 // costs when nothing is to do.
 func Bootstrap(ctx context.Context, client kubernetes.Interface) error {
-	g, ctx := errgroup.WithContext(ctx)
+	var g errgroup.Group // one object's failure must not hide behind the others' cancellation
 	g.SetLimit(bootstrapParallel)
-	if err := reconcileRoles(ctx, g, client); err != nil {
-		return err
-	}
-	if err := reconcileBindings(ctx, g, client); err != nil {
-		return err
+	err := reconcileRoles(ctx, &g, client)
+	if err == nil {
+		err = reconcileBindings(ctx, &g, client)
 	}
 	for _, r := range Roles() {
 		g.Go(func() error { return createRole(ctx, client, r) })
 	}
-	return g.Wait()
+	return cmp.Or(g.Wait(), err)
 }
 
 func reconcileRoles(ctx context.Context, g *errgroup.Group, client kubernetes.Interface) error {

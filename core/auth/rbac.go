@@ -112,7 +112,7 @@ func (r *RBAC) Authorize(ctx context.Context, a authorizer.Attributes) (authoriz
 			return true
 		}
 		if allows(rule, a) {
-			by = "RBAC: allowed by " + b.String() + " to " + u.GetName()
+			by = b.reason
 			return false
 		}
 		return true
@@ -210,27 +210,27 @@ func (r *RBAC) visit(u user.Info, namespace string, f func(*binding, *rbacv1.Pol
 	}
 	r.index.lock()
 	defer r.index.mu.RUnlock()
-	for _, ns := range scopes(namespace) {
-		bySubject := r.index.subjects[ns]
-		if len(bySubject) == 0 {
-			continue
-		}
-		if !r.visitBindings(bySubject[subject{name: u.GetName()}], ns, f) {
-			return
-		}
-		for _, g := range u.GetGroups() {
-			if !r.visitBindings(bySubject[subject{group: true, name: g}], ns, f) {
-				return
-			}
-		}
+	if r.visitScope(u, "", f) && namespace != "" {
+		r.visitScope(u, namespace, f)
 	}
 }
 
-func scopes(namespace string) []string {
-	if namespace == "" {
-		return []string{""}
+// visitScope visits the bindings of one namespace, or, if that is empty, those
+// of the whole cluster. It returns false when f did.
+func (r *RBAC) visitScope(u user.Info, namespace string, f func(*binding, *rbacv1.PolicyRule, error) bool) bool {
+	bySubject := r.index.subjects[namespace]
+	if len(bySubject) == 0 {
+		return true
 	}
-	return []string{"", namespace}
+	if !r.visitBindings(bySubject[subject{name: u.GetName()}], namespace, f) {
+		return false
+	}
+	for _, g := range u.GetGroups() {
+		if !r.visitBindings(bySubject[subject{group: true, name: g}], namespace, f) {
+			return false
+		}
+	}
+	return true
 }
 
 func (r *RBAC) visitBindings(bindings map[*binding]struct{}, namespace string, f func(*binding, *rbacv1.PolicyRule, error) bool) bool {

@@ -23,6 +23,7 @@ type binding struct {
 	key      types.NamespacedName
 	ref      rbacv1.RoleRef
 	subjects map[subject]struct{}
+	reason   string // what an allowed request is told
 }
 
 func (b *binding) String() string {
@@ -92,6 +93,7 @@ func (x *index) setBinding(o metav1.Object, ref rbacv1.RoleRef, subjects []rbacv
 			b.subjects[s] = struct{}{}
 		}
 	}
+	b.reason = "RBAC: allowed by " + b.String()
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.drop(b.key)
