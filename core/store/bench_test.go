@@ -121,7 +121,7 @@ func BenchmarkWatch(b *testing.B) {
 	for _, watches := range []int{1, 100, 1000} {
 		for _, selective := range []bool{false, true} {
 			b.Run(fmt.Sprintf("watches=%d/selective=%v", watches, selective), func(b *testing.B) {
-				ctx, s := newTest(b, fixture{getAttrs: podAttrs})
+				ctx, s := newTest(b, fixture{getAttrs: podAttrs, triggers: nodeTrigger})
 				mustCreate(ctx, b, s, benchPod("ns", "p0"))
 				var got sync.WaitGroup
 				for i := range watches {

@@ -183,11 +183,21 @@ func (l *list) fill(ctx context.Context) error {
 				if l.deep {
 					obj = obj.DeepCopyObject()
 				}
-				l.items.Set(reflect.Append(l.items, reflect.ValueOf(obj).Elem()))
+				l.append(obj)
 			}
 		}
 		return nil
 	})
+}
+
+// append is reflect.Append without its allocations.
+func (l *list) append(obj runtime.Object) {
+	n := l.items.Len()
+	if n == l.items.Cap() {
+		l.items.Grow(1)
+	}
+	l.items.SetLen(n + 1)
+	l.items.Index(n).Set(reflect.ValueOf(obj).Elem())
 }
 
 // object returns one version; it is shared with the cache.

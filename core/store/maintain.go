@@ -65,9 +65,7 @@ func (db *DB) bookmarks(now time.Time) {
 	defer db.mu.RUnlock()
 	for _, s := range db.storages {
 		s.mu.Lock()
-		for w := range s.watchers {
-			w.mark(now, db.rev, false)
-		}
+		s.watchers.each(func(w *watcher) { w.mark(now, db.rev, false) })
 		s.mu.Unlock()
 	}
 }

@@ -41,9 +41,11 @@ type Storage struct {
 	aggregate      bool // a list collects the errors of corrupt objects, instead of ending at the first
 	wrapDecode     bool // decoding errors are marked as corrupt objects
 	sizes          atomic.Bool
+	trigger        string              // the field by whose value watchers are sorted, "" for none
+	triggerFunc    storage.IndexerFunc // returns that value of an object
 
 	mu       sync.Mutex // guards watchers
-	watchers map[*watcher]struct{}
+	watchers watchers
 }
 
 var (
@@ -64,9 +66,9 @@ func (d authData) AuthenticatedData() []byte { return []byte(d) }
 // NewStorage makes the storage of one resource; it has the form of generic.StorageDecorator. The returned function
 // ends its watches, and may be called more than once.
 func (db *DB) NewStorage(config *storagebackend.ConfigForResource, resourcePrefix string, _ func(runtime.Object) (string, error),
-	newFunc, newListFunc func() runtime.Object, getAttrs storage.AttrFunc, _ storage.IndexerFuncs, _ *cache.Indexers,
+	newFunc, newListFunc func() runtime.Object, getAttrs storage.AttrFunc, triggers storage.IndexerFuncs, _ *cache.Indexers,
 ) (storage.Interface, factory.DestroyFunc, error) {
-	s, err := db.newStorage(config, resourcePrefix, newFunc, getAttrs)
+	s, err := db.newStorage(config, resourcePrefix, newFunc, getAttrs, triggers)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -78,7 +80,12 @@ func (db *DB) NewStorage(config *storagebackend.ConfigForResource, resourcePrefi
 	return &unsafeStorage{Storage: s}, s.destroy, nil
 }
 
-func (db *DB) newStorage(config *storagebackend.ConfigForResource, resourcePrefix string, newFunc func() runtime.Object, getAttrs storage.AttrFunc) (*Storage, error) {
+func (db *DB) newStorage(config *storagebackend.ConfigForResource, resourcePrefix string, newFunc func() runtime.Object,
+	getAttrs storage.AttrFunc, triggers storage.IndexerFuncs,
+) (*Storage, error) {
+	if len(triggers) > 1 {
+		return nil, fmt.Errorf("storage of %s: %d triggers, one is supported", config.GroupResource, len(triggers))
+	}
 	if !strings.HasPrefix(resourcePrefix, "/") || resourcePrefix == "/" {
 		return nil, fmt.Errorf("storage of %s: resource prefix %q has to begin with / and to name a resource", config.GroupResource, resourcePrefix)
 	}
@@ -92,11 +99,13 @@ func (db *DB) newStorage(config *storagebackend.ConfigForResource, resourcePrefi
 	s := &Storage{
 		db: db, codec: config.Codec, versioner: storage.APIObjectVersioner{}, transformer: config.Transformer,
 		pathPrefix: pathPrefix, resourcePrefix: resourcePrefix, resource: config.GroupResource,
-		newFunc: newFunc, getAttrs: getAttrs, watchers: map[*watcher]struct{}{},
+		newFunc: newFunc, getAttrs: getAttrs, watchers: newWatchers(),
 		aggregate: utilfeature.DefaultFeatureGate.Enabled(features.AllowUnsafeMalformedObjectDeletion),
 	}
 	if s.transformer == nil {
 		s.transformer = identity.NewEncryptCheckTransformer()
+	}
+	for s.trigger, s.triggerFunc = range triggers {
 	}
 	s.prefix = pathPrefix + strings.TrimSuffix(resourcePrefix[1:], "/") + "/"
 	db.mu.Lock()
@@ -114,9 +123,7 @@ func (s *Storage) destroy() {
 	s.db.storages = slices.DeleteFunc(s.db.storages, func(o *Storage) bool { return o == s })
 	s.db.mu.Unlock()
 	s.mu.Lock()
-	for w := range s.watchers {
-		w.cancel()
-	}
+	s.watchers.each(func(w *watcher) { w.cancel() })
 	s.mu.Unlock()
 	s.db.cache.purge(s)
 }
@@ -267,6 +274,8 @@ func (s *Storage) Create(ctx context.Context, key string, obj, out runtime.Objec
 	if err != nil {
 		return err
 	}
+	o.trigger.is, o.trigger.known = s.triggerValue(obj)
+	o.trigger.was = o.trigger.is
 	err = s.db.submit(ctx, o)
 	if errors.Is(err, errConflict) {
 		return storage.NewKeyExistsError(key, 0)

@@ -46,6 +46,7 @@ type fixture struct {
 	codec       runtime.Codec
 	transformer value.Transformer
 	getAttrs    storage.AttrFunc
+	triggers    storage.IndexerFuncs
 }
 
 // testLog writes to the test's log.
@@ -99,7 +100,7 @@ func newPod() runtime.Object { return &example.Pod{} }
 func newTest(t testing.TB, f fixture) (context.Context, *Storage) {
 	t.Helper()
 	db := openTest(t, f.options)
-	s, err := db.newStorage(podConfig(f), "/pods/", newPod, f.getAttrs)
+	s, err := db.newStorage(podConfig(f), "/pods/", newPod, f.getAttrs, f.triggers)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -21,6 +21,8 @@ type objState struct {
 	data  []byte         // what it encodes to
 	stale bool           // the transformer wants it rewritten
 	fresh bool           // read from the store, not handed in by the caller
+
+	trigger triggerValues
 }
 
 func (st *objState) meta() storage.ResponseMeta { return storage.ResponseMeta{ResourceVersion: st.rev} }
@@ -169,6 +171,8 @@ func (s *Storage) Delete(ctx context.Context, key string, out runtime.Object, pr
 			continue
 		}
 		o := &op{kind: opDelete, key: key, expect: st.rev, storage: s}
+		o.trigger.was, o.trigger.known = s.triggerValue(st.obj)
+		o.trigger.is = o.trigger.was
 		if st.rev == 0 {
 			err = errConflict // a suggestion without a revision
 		} else {
@@ -231,6 +235,7 @@ func (s *Storage) GuaranteedUpdate(ctx context.Context, key string, out runtime.
 		if err != nil {
 			return err
 		}
+		o.trigger = st.trigger
 		err = s.db.submit(ctx, o)
 		if err == nil {
 			return s.setOut(o.event, data, out)
@@ -247,10 +252,12 @@ func (s *Storage) GuaranteedUpdate(ctx context.Context, key string, out runtime.
 
 // tryUpdate calls the caller's function and encodes what it returns.
 func (s *Storage) tryUpdate(st *objState, f storage.UpdateFunc) (data []byte, ttl uint64, err error) {
+	st.trigger.was, st.trigger.known = s.triggerValue(st.obj) // f may change the object
 	obj, ttlp, err := f(st.obj, st.meta())
 	if err != nil {
 		return nil, 0, err
 	}
+	st.trigger.is, _ = s.triggerValue(obj)
 	if err := s.versioner.PrepareObjectForStorage(obj); err != nil {
 		return nil, 0, fmt.Errorf("prepare object for storage: %w", err)
 	}

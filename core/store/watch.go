@@ -38,6 +38,9 @@ type watcher struct {
 	cancel    context.CancelFunc
 	result    chan watch.Event
 
+	sorted bool   // it wants one value of the storage's trigger field
+	value  string // namely this
+
 	backlog []*event // what happened before the watcher was registered
 	fault   error    // ends the watch at its start
 
@@ -62,6 +65,7 @@ func (s *Storage) Watch(ctx context.Context, key string, opts storage.ListOption
 	}
 	w := &watcher{s: s, key: key, recursive: opts.Recursive, pred: opts.Predicate, after: rev}
 	w.all = w.pred.Empty()
+	w.sortByTrigger(&w.pred)
 	w.shared = s.getAttrs != nil && (w.pred.ShardSelector == nil || w.pred.ShardSelector.Empty())
 	w.result, w.signal = make(chan watch.Event, resultBuffer), make(chan struct{}, 1)
 	w.ctx, w.cancel = context.WithCancel(ctx)
@@ -114,7 +118,7 @@ func (s *Storage) register(w *watcher, rev uint64, opts storage.ListOptions) err
 		w.backlog = s.history(w, rev)
 	}
 	s.mu.Lock()
-	s.watchers[w] = struct{}{}
+	s.watchers.add(w)
 	s.mu.Unlock()
 	db.wg.Add(1) // ended by w.ctx, Close or its own fault
 	go func() { defer db.wg.Done(); w.run() }()
@@ -182,11 +186,13 @@ func (db *DB) publish(c *pending) {
 			c.op.event = ev
 		}
 		s.mu.Lock()
-		for w := range s.watchers {
+		values := c.op.trigger
+		values.known = values.known && s == c.op.storage // another storage may sort by another field
+		s.watchers.concerned(values, func(w *watcher) {
 			if w.recursive && strings.HasPrefix(ev.key, w.key) || w.key == ev.key {
 				w.enqueue(ev)
 			}
-		}
+		})
 		s.mu.Unlock()
 	}
 	if s := c.op.storage; s != nil && c.op.event == nil { // it was destroyed while the write waited
@@ -238,9 +244,7 @@ func (s *Storage) RequestWatchProgress(context.Context) error {
 	defer s.db.mu.RUnlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for w := range s.watchers {
-		w.mark(time.Now(), s.db.rev, true)
-	}
+	s.watchers.each(func(w *watcher) { w.mark(time.Now(), s.db.rev, true) })
 	return nil
 }
 
@@ -254,7 +258,7 @@ func (w *watcher) run() {
 	defer close(w.result)
 	defer func() {
 		w.s.mu.Lock()
-		delete(w.s.watchers, w)
+		w.s.watchers.remove(w)
 		w.s.mu.Unlock()
 		w.cancel()
 	}()

@@ -8,19 +8,135 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/apiserver/pkg/apis/example"
 	"k8s.io/apiserver/pkg/storage"
+	"k8s.io/apiserver/pkg/storage/storagebackend"
 )
 
 func podAttrs(obj runtime.Object) (labels.Set, fields.Set, error) {
 	p := obj.(*example.Pod)
 	return p.Labels, fields.Set{"metadata.name": p.Name, "spec.nodeName": p.Spec.NodeName}, nil
+}
+
+var nodeTrigger = storage.IndexerFuncs{"spec.nodeName": func(obj runtime.Object) string { return obj.(*example.Pod).Spec.NodeName }}
+
+// TestWatchTrigger moves an object between nodes, and in and out of life, under watches of single nodes.
+func TestWatchTrigger(t *testing.T) {
+	ctx, s := newTest(t, fixture{getAttrs: podAttrs, triggers: nodeTrigger, options: Options{CompactionWindow: time.Hour}})
+	open := func(node string) watch.Interface {
+		pred := storage.SelectionPredicate{Label: labels.Everything(), Field: fields.OneTermEqualSelector("spec.nodeName", node), GetAttrs: podAttrs, IndexFields: []string{"spec.nodeName"}}
+		w, err := s.Watch(ctx, "/pods/", storage.ListOptions{ResourceVersion: "1", Recursive: true, Predicate: pred})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(w.Stop)
+		return w
+	}
+	none, a, b := open(""), open("a"), open("b")
+	mustCreate(ctx, t, s, pod("ns", "p"))
+	for _, node := range []string{"a", "a", "b"} {
+		err := s.GuaranteedUpdate(ctx, "/pods/ns/p", &example.Pod{}, false, nil, storage.SimpleUpdate(func(o runtime.Object) (runtime.Object, error) {
+			o.(*example.Pod).Spec.NodeName = node
+			o.(*example.Pod).Generation++
+			return o, nil
+		}), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Delete(ctx, "/pods/ns/p", &example.Pod{}, nil, storage.ValidateAllObjectFunc, nil, storage.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	short := pod("ns", "short")
+	short.Spec.NodeName = "a"
+	if err := s.Create(ctx, "/pods/ns/short", short, nil, 1); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		w    watch.Interface
+		want []watch.EventType
+	}{
+		"no node": {none, []watch.EventType{watch.Added, watch.Deleted}},
+		"node a":  {a, []watch.EventType{watch.Added, watch.Modified, watch.Deleted, watch.Added, watch.Deleted}},
+		"node b":  {b, []watch.EventType{watch.Added, watch.Deleted}},
+	} {
+		for i, want := range c.want {
+			if ev := <-c.w.ResultChan(); ev.Type != want {
+				t.Errorf("%s: event %d is %s, want %s", name, i, ev.Type, want)
+			}
+		}
+		select {
+		case ev := <-c.w.ResultChan():
+			t.Errorf("%s: %s of revision %d, want no more", name, ev.Type, revisionOf(t, ev))
+		default:
+		}
+	}
+}
+
+// TestUnstructured runs a custom resource, which has no Go type, through its life.
+func TestUnstructured(t *testing.T) {
+	db := openTest(t, Options{})
+	config := storagebackend.NewDefaultConfig("/registry", unstructured.UnstructuredJSONScheme).ForResource(schema.GroupResource{Group: "example.com", Resource: "things"})
+	empty := func() runtime.Object {
+		return &unstructured.Unstructured{Object: map[string]any{"apiVersion": "example.com/v1", "kind": "Thing"}}
+	}
+	s, destroy, err := db.NewStorage(config, "/example.com/things", nil, empty, nil, storage.DefaultNamespaceScopedAttr, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer destroy()
+	ctx := t.Context()
+	w, err := s.Watch(ctx, "/example.com/things", storage.ListOptions{ResourceVersion: "1", Recursive: true, Predicate: storage.Everything})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Stop()
+	in := empty().(*unstructured.Unstructured)
+	in.SetName("a")
+	in.SetNamespace("ns")
+	in.Object["spec"] = map[string]any{"size": int64(1)}
+	out := &unstructured.Unstructured{}
+	if err := s.Create(ctx, "/example.com/things/ns/a", in, out, 0); err != nil {
+		t.Fatal(err)
+	}
+	out.Object["spec"] = "spoilt"
+	for range 2 {
+		got := &unstructured.Unstructured{}
+		if err := s.Get(ctx, "/example.com/things/ns/a", storage.GetOptions{}, got); err != nil {
+			t.Fatal(err)
+		}
+		list := &unstructured.UnstructuredList{Object: map[string]any{"apiVersion": "example.com/v1", "kind": "ThingList"}}
+		if err := s.GetList(ctx, "/example.com/things", storage.ListOptions{Recursive: true, Predicate: storage.Everything}, list); err != nil || len(list.Items) != 1 {
+			t.Fatalf("list: %v, %d items", err, len(list.Items))
+		}
+		for _, u := range []*unstructured.Unstructured{got, &list.Items[0]} {
+			if size, _, err := unstructured.NestedInt64(u.Object, "spec", "size"); err != nil || size != 1 || u.GetResourceVersion() != "2" {
+				t.Fatalf("got %v, %v", u.Object, err)
+			}
+			u.Object["spec"] = "spoilt"
+		}
+	}
+	err = s.GuaranteedUpdate(ctx, "/example.com/things/ns/a", out, false, nil, storage.SimpleUpdate(func(o runtime.Object) (runtime.Object, error) {
+		return o, unstructured.SetNestedField(o.(*unstructured.Unstructured).Object, int64(2), "spec", "size")
+	}), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []int64{1, 2} {
+		u := (<-w.ResultChan()).Object.(runtime.CacheableObject).GetObject().(*unstructured.Unstructured)
+		if size, _, _ := unstructured.NestedInt64(u.Object, "spec", "size"); size != want {
+			t.Errorf("event %d: %v, want size %d", i, u.Object, want)
+		}
+	}
 }
 
 // revisionOf returns the resource version of an event's object.

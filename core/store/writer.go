@@ -29,6 +29,7 @@ type op struct {
 	expires int64
 	storage *Storage // whose event the caller wants
 	garbage []garbage
+	trigger triggerValues
 
 	done  chan struct{}
 	err   error
