@@ -1,0 +1,227 @@
+package scheduler
+
+import (
+	"strings"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// nodeInfo is a node with the sums over its pods.
+type nodeInfo struct {
+	name        string
+	node        *corev1.Node // nil: pods name it, but it is not known (any more)
+	allocatable amounts
+	allowedPods int
+	requested   amounts
+	scored      amounts
+	pods        map[types.UID]*podInfo
+	anti        map[types.UID]*podInfo // those with required anti-affinity
+	social      map[types.UID]*podInfo // those with any term that scores others
+	owners      map[types.UID]int      // pods by controller
+	ports       map[hostPort]int
+	images      map[string]int64 // size in bytes
+}
+
+func newNodeInfo(name string) *nodeInfo {
+	return &nodeInfo{
+		name: name, pods: map[types.UID]*podInfo{}, anti: map[types.UID]*podInfo{}, social: map[types.UID]*podInfo{},
+		owners: map[types.UID]int{}, ports: map[hostPort]int{}, images: map[string]int64{},
+	}
+}
+
+func (n *nodeInfo) add(p *podInfo) {
+	n.pods[p.pod.UID] = p
+	n.count(p, 1)
+	if len(p.requiredAnti) > 0 {
+		n.anti[p.pod.UID] = p
+	}
+	if len(p.required)+len(p.wanted)+len(p.unwanted) > 0 {
+		n.social[p.pod.UID] = p
+	}
+}
+
+func (n *nodeInfo) remove(p *podInfo) {
+	delete(n.pods, p.pod.UID)
+	delete(n.anti, p.pod.UID)
+	delete(n.social, p.pod.UID)
+	n.count(p, -1)
+}
+
+func (n *nodeInfo) count(p *podInfo, sign int) {
+	n.requested.add(&p.requests, int64(sign))
+	n.scored.add(&p.scored, int64(sign))
+	if p.owner != "" {
+		if n.owners[p.owner] += sign; n.owners[p.owner] == 0 {
+			delete(n.owners, p.owner)
+		}
+	}
+	for _, port := range p.ports {
+		if n.ports[port] += sign; n.ports[port] == 0 {
+			delete(n.ports, port)
+		}
+	}
+}
+
+// nodeCache is what is on the nodes, pods that are being bound included.
+type nodeCache struct {
+	mu     sync.Mutex // guards all; the cycle holds it while it decides
+	nodes  map[string]*nodeInfo
+	list   []*nodeInfo // those with a node, in no order
+	pods   map[types.UID]*placed
+	images map[string]int // on how many nodes an image is
+	anti   int            // pods with required anti-affinity
+	social int            // pods that score others
+	next   int            // where in list the next search starts
+}
+
+// placed is where a pod is. assumed: by our decision, not yet by an event.
+type placed struct {
+	info    *podInfo
+	node    string
+	assumed bool
+}
+
+func newCache() *nodeCache {
+	return &nodeCache{nodes: map[string]*nodeInfo{}, pods: map[types.UID]*placed{}, images: map[string]int{}}
+}
+
+// setNode takes in a new or changed node.
+func (c *nodeCache) setNode(node *corev1.Node) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := c.nodes[node.Name]
+	if n == nil {
+		n = newNodeInfo(node.Name)
+		c.nodes[node.Name] = n
+	}
+	if n.node == nil {
+		c.list = append(c.list, n)
+	}
+	n.node = node
+	n.allocatable = amountsOf(node.Status.Allocatable)
+	n.allowedPods = int(node.Status.Allocatable.Pods().Value())
+	c.setImages(n, node.Status.Images)
+}
+
+func (c *nodeCache) setImages(n *nodeInfo, images []corev1.ContainerImage) {
+	for name := range n.images {
+		if c.images[name]--; c.images[name] == 0 {
+			delete(c.images, name)
+		}
+	}
+	clear(n.images)
+	for _, img := range images {
+		for _, name := range img.Names {
+			if _, dup := n.images[name]; !dup {
+				c.images[name]++
+			}
+			n.images[name] = img.SizeBytes
+		}
+	}
+}
+
+// removeNode forgets a node. Pods on it stay counted, for the case that it
+// comes back before they are gone.
+func (c *nodeCache) removeNode(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := c.nodes[name]
+	if n == nil || n.node == nil {
+		return
+	}
+	c.setImages(n, nil)
+	n.node = nil
+	for i, x := range c.list {
+		if x == n {
+			last := len(c.list) - 1
+			c.list[i], c.list[last] = c.list[last], nil
+			c.list = c.list[:last]
+			break
+		}
+	}
+	if len(n.pods) == 0 {
+		delete(c.nodes, name)
+	}
+}
+
+// setPod takes in a pod that an event shows on a node. It replaces what was
+// assumed.
+func (c *nodeCache) setPod(p *podInfo) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.removeLocked(p.pod.UID)
+	c.addLocked(p, p.pod.Spec.NodeName, false)
+}
+
+// assumeLocked puts a pod on a node ahead of the event.
+func (c *nodeCache) assumeLocked(p *podInfo, node string) { c.addLocked(p, node, true) }
+
+// forget undoes assumeLocked, unless an event has confirmed it.
+func (c *nodeCache) forget(uid types.UID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if at := c.pods[uid]; at != nil && at.assumed {
+		c.removeLocked(uid)
+	}
+}
+
+// removePod takes out a pod that is gone or has ended. It tells whether it was
+// there.
+func (c *nodeCache) removePod(uid types.UID) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.removeLocked(uid)
+}
+
+// has tells whether the pod is on a node, assumed or not.
+func (c *nodeCache) has(uid types.UID) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.pods[uid] != nil
+}
+
+func (c *nodeCache) addLocked(p *podInfo, node string, assumed bool) {
+	n := c.nodes[node]
+	if n == nil {
+		n = newNodeInfo(node)
+		c.nodes[node] = n
+	}
+	n.add(p)
+	c.pods[p.pod.UID] = &placed{info: p, node: node, assumed: assumed}
+	c.tally(p, 1)
+}
+
+func (c *nodeCache) removeLocked(uid types.UID) bool {
+	at := c.pods[uid]
+	if at == nil {
+		return false
+	}
+	delete(c.pods, uid)
+	n := c.nodes[at.node]
+	n.remove(at.info)
+	c.tally(at.info, -1)
+	if n.node == nil && len(n.pods) == 0 {
+		delete(c.nodes, at.node)
+	}
+	return true
+}
+
+func (c *nodeCache) tally(p *podInfo, sign int) {
+	if len(p.requiredAnti) > 0 {
+		c.anti += sign
+	}
+	if len(p.required)+len(p.wanted)+len(p.unwanted) > 0 {
+		c.social += sign
+	}
+}
+
+// normalizedImage adds the tag that an image without one has, as names in a
+// node's status all have one.
+func normalizedImage(name string) string {
+	if i := strings.LastIndex(name, ":"); i <= strings.LastIndex(name, "/") {
+		return name + ":latest"
+	}
+	return name
+}

@@ -1,0 +1,334 @@
+package scheduler
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/client-go/informers"
+	coreinformers "k8s.io/client-go/informers/core/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
+
+	"keelson.dev/keelson/plugins/kit"
+)
+
+// maxWrites bounds the bindings and failures being written at a time. When all
+// are busy, the cycle waits.
+const maxWrites = 128
+
+// notEnded selects the pods that matter: those that have ended use nothing.
+const notEnded = "status.phase!=Succeeded,status.phase!=Failed"
+
+// Server is the scheduler.
+type Server struct {
+	env         *kit.Env
+	config      Config
+	client      kubernetes.Interface
+	factory     informers.SharedInformerFactory
+	broadcaster record.EventBroadcaster
+	events      record.EventRecorder
+	metrics     *metrics
+
+	services   corelisters.ServiceLister
+	namespaces corelisters.NamespaceLister
+	synced     []cache.InformerSynced
+
+	cache  *nodeCache
+	queue  *queue
+	writes chan struct{} // a token for each write under way
+}
+
+var _ kit.Runner = (*Server)(nil)
+
+// New makes the scheduler and starts nothing.
+func New(env *kit.Env) (*Server, error) {
+	s := &Server{env: env}
+	if err := env.Decode(&s.config); err != nil {
+		return nil, err
+	}
+	s.config.SetDefaults()
+	if errs := s.config.Validate(); len(errs) > 0 {
+		return nil, kit.FieldErrors(errs)
+	}
+	if env.RESTConfig == nil {
+		return s, nil
+	}
+	client, err := env.Clientset()
+	if err != nil {
+		return nil, fmt.Errorf("make client: %w", err)
+	}
+	return s, s.build(client)
+}
+
+// build makes everything around a client.
+func (s *Server) build(client kubernetes.Interface) error {
+	s.client = client
+	s.cache = newCache()
+	s.queue = newQueue(s.config.InitialBackoff.Duration, s.config.MaxBackoff.Duration)
+	s.writes = make(chan struct{}, maxWrites)
+	s.broadcaster = record.NewBroadcaster()
+	s.events = s.broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: s.config.SchedulerName})
+	var err error
+	if s.metrics, err = newMetrics(s.env.Metrics, s.queue); err != nil {
+		return fmt.Errorf("register metrics: %w", err)
+	}
+	s.factory = informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(trim))
+	core := s.factory.Core().V1()
+	s.services, s.namespaces = core.Services().Lister(), core.Namespaces().Lister()
+	s.synced = append(s.synced, core.Services().Informer().HasSynced, core.Namespaces().Informer().HasSynced)
+	pods := s.factory.InformerFor(&corev1.Pod{}, func(client kubernetes.Interface, resync time.Duration) cache.SharedIndexInformer {
+		return coreinformers.NewFilteredPodInformer(client, metav1.NamespaceAll, resync, cache.Indexers{}, func(o *metav1.ListOptions) {
+			o.FieldSelector = notEnded
+		})
+	})
+	return s.watch(pods, core.Nodes().Informer())
+}
+
+func (s *Server) watch(pods, nodes cache.SharedIndexInformer) error {
+	for _, h := range []struct {
+		informer cache.SharedIndexInformer
+		handler  cache.ResourceEventHandlerFuncs
+	}{
+		{nodes, cache.ResourceEventHandlerFuncs{
+			AddFunc:    func(obj any) { s.nodeChanged(nil, obj) },
+			UpdateFunc: s.nodeChanged,
+			DeleteFunc: s.nodeDeleted,
+		}},
+		{pods, cache.ResourceEventHandlerFuncs{
+			AddFunc:    func(obj any) { s.podChanged(nil, obj) },
+			UpdateFunc: s.podChanged,
+			DeleteFunc: s.podDeleted,
+		}},
+	} {
+		reg, err := h.informer.AddEventHandler(h.handler)
+		if err != nil {
+			return fmt.Errorf("watch pods and nodes: %w", err)
+		}
+		s.synced = append(s.synced, reg.HasSynced)
+	}
+	return nil
+}
+
+// trim drops what the scheduler does not read.
+func trim(obj any) (any, error) {
+	if o, ok := obj.(metav1.Object); ok {
+		o.SetManagedFields(nil)
+	}
+	return obj, nil
+}
+
+// Start schedules pods until ctx ends, and ends when the last binding has.
+func (s *Server) Start(ctx context.Context) error {
+	if s.client == nil {
+		return fmt.Errorf("start scheduler: there is no API to work with")
+	}
+	s.broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: s.client.CoreV1().Events(metav1.NamespaceAll)})
+	defer s.broadcaster.Shutdown()
+	defer s.factory.Shutdown()
+	s.factory.Start(ctx.Done())
+	s.env.Health.SetStarting("Waiting for the caches to fill")
+	// Without all pods that have a node, nodes would look emptier than they are.
+	if !cache.WaitForCacheSync(ctx.Done(), s.synced...) {
+		return nil
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { s.queue.run(ctx) })
+	s.env.Health.SetReady()
+	s.env.Log.Info("Scheduler runs", "schedulerName", s.config.SchedulerName)
+	for s.scheduleOne(ctx, &wg) {
+	}
+	return nil
+}
+
+// scheduleOne takes the next pod, decides, and leaves the writing to another
+// goroutine.
+func (s *Server) scheduleOne(ctx context.Context, wg *sync.WaitGroup) bool {
+	x := s.queue.pop(ctx)
+	if x == nil {
+		return false
+	}
+	info := s.queue.current(x)
+	if s.skip(info.pod) {
+		s.queue.done(x)
+		return true
+	}
+	start := time.Now()
+	d := s.cache.decide(info, s.config.PercentageOfNodesToScore, s.namespaceLabels, func() []labels.Selector { return s.selectorsOf(info.pod) })
+	if d.placed {
+		s.queue.done(x)
+		return true
+	}
+	s.metrics.attempt(d, time.Since(start))
+	select {
+	case s.writes <- struct{}{}:
+	case <-ctx.Done():
+		s.cache.forget(info.pod.UID)
+		return false
+	}
+	wg.Go(func() {
+		defer func() { <-s.writes }()
+		if d.node == "" {
+			s.fail(ctx, x, info, d)
+		} else {
+			s.bind(ctx, x, info, d)
+		}
+	})
+	return true
+}
+
+func (s *Server) skip(pod *corev1.Pod) bool {
+	return pod.DeletionTimestamp != nil || s.cache.has(pod.UID) || gated(pod)
+}
+
+func (s *Server) namespaceLabels(name string) labels.Set {
+	ns, err := s.namespaces.Get(name)
+	if err != nil {
+		return nil
+	}
+	return ns.Labels
+}
+
+// selectorsOf are the selectors of the services that the pod belongs to.
+func (s *Server) selectorsOf(pod *corev1.Pod) []labels.Selector {
+	all, err := s.services.Services(pod.Namespace).List(labels.Everything())
+	if err != nil {
+		return nil
+	}
+	var out []labels.Selector
+	for _, svc := range all {
+		if len(svc.Spec.Selector) == 0 {
+			continue
+		}
+		sel := labels.Set(svc.Spec.Selector).AsSelectorPreValidated()
+		if sel.Matches(labels.Set(pod.Labels)) {
+			out = append(out, sel)
+		}
+	}
+	return out
+}
+
+func (s *Server) nodeChanged(old, cur any) {
+	node, ok := cur.(*corev1.Node)
+	if !ok {
+		return
+	}
+	s.cache.setNode(node)
+	was, ok := old.(*corev1.Node)
+	if !ok {
+		s.queue.event(allFilters)
+		return
+	}
+	if helps := nodeDifference(was, node); helps != 0 {
+		s.queue.event(helps)
+	}
+}
+
+// nodeDifference is which filters may judge differently after a change.
+func nodeDifference(old, cur *corev1.Node) filterSet {
+	var f filterSet
+	if !equality.Semantic.DeepEqual(old.Status.Allocatable, cur.Status.Allocatable) {
+		f |= filterNodeResourcesFit
+	}
+	if !equality.Semantic.DeepEqual(old.Labels, cur.Labels) {
+		f |= filterNodeAffinity | filterPodTopologySpread | filterInterPodAffinity
+	}
+	if !equality.Semantic.DeepEqual(old.Spec.Taints, cur.Spec.Taints) {
+		f |= filterTaintToleration | filterPodTopologySpread
+	}
+	if old.Spec.Unschedulable != cur.Spec.Unschedulable {
+		f |= filterNodeUnschedulable
+	}
+	return f
+}
+
+func (s *Server) nodeDeleted(obj any) {
+	if node, ok := unwrap[*corev1.Node](obj); ok {
+		s.cache.removeNode(node.Name)
+		s.queue.event(filterPodTopologySpread)
+	}
+}
+
+func unwrap[T any](obj any) (T, bool) {
+	if tomb, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+		obj = tomb.Obj
+	}
+	t, ok := obj.(T)
+	return t, ok
+}
+
+func (s *Server) podChanged(old, cur any) {
+	pod, ok := cur.(*corev1.Pod)
+	if !ok {
+		return
+	}
+	switch {
+	case pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed:
+		s.podGone(pod)
+	case pod.Spec.NodeName != "":
+		s.podPlaced(old, pod)
+	case pod.DeletionTimestamp != nil:
+		s.queue.remove(pod.UID)
+	// A late event of a pod that was given a node meanwhile.
+	case pod.Spec.SchedulerName == s.config.SchedulerName && !s.cache.has(pod.UID):
+		s.queue.set(pod)
+	}
+}
+
+func (s *Server) podPlaced(old any, pod *corev1.Pod) {
+	was, _ := old.(*corev1.Pod)
+	s.queue.remove(pod.UID)
+	if was != nil && was.Spec.NodeName == pod.Spec.NodeName && !placementChanged(was, pod) {
+		return // its status: nothing that is counted
+	}
+	s.cache.setPod(newPodInfo(pod))
+	switch {
+	case was == nil || was.Spec.NodeName == "":
+		s.queue.event(filterInterPodAffinity | filterPodTopologySpread)
+	default:
+		s.queue.event(filterInterPodAffinity | filterPodTopologySpread | filterNodeResourcesFit)
+	}
+}
+
+func placementChanged(old, cur *corev1.Pod) bool {
+	return (old.DeletionTimestamp == nil) != (cur.DeletionTimestamp == nil) ||
+		!equality.Semantic.DeepEqual(old.Labels, cur.Labels) || !equality.Semantic.DeepEqual(old.Spec, cur.Spec) ||
+		!sameAllocation(old, cur)
+}
+
+// sameAllocation tells whether an in-place resize has changed what counts.
+func sameAllocation(old, cur *corev1.Pod) bool {
+	if len(old.Status.ContainerStatuses) != len(cur.Status.ContainerStatuses) {
+		return false
+	}
+	for i := range cur.Status.ContainerStatuses {
+		a, b := &old.Status.ContainerStatuses[i], &cur.Status.ContainerStatuses[i]
+		if !equality.Semantic.DeepEqual(a.AllocatedResources, b.AllocatedResources) || !equality.Semantic.DeepEqual(a.Resources, b.Resources) {
+			return false
+		}
+	}
+	return true
+}
+
+func (s *Server) podDeleted(obj any) {
+	if pod, ok := unwrap[*corev1.Pod](obj); ok {
+		s.podGone(pod)
+	}
+}
+
+func (s *Server) podGone(pod *corev1.Pod) {
+	s.queue.remove(pod.UID)
+	if s.cache.removePod(pod.UID) {
+		s.queue.event(filterNodeResourcesFit | filterNodePorts | filterPodTopologySpread | filterInterPodAffinity)
+	}
+}
