@@ -2,16 +2,11 @@ package pluginhost
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
 	rbacv1 "k8s.io/api/rbac/v1"
-	"k8s.io/kube-openapi/pkg/validation/spec"
-	"k8s.io/kube-openapi/pkg/validation/strfmt"
-	"k8s.io/kube-openapi/pkg/validation/validate"
 
 	pluginv1 "keelson.dev/keelson/proto/plugin/v1"
 )
@@ -27,7 +22,7 @@ func (s *session) describe(ctx context.Context) (Description, error) {
 		return err
 	})
 	if err != nil {
-		return Description{}, fmt.Errorf("describe: %w", err)
+		return Description{}, s.rpcError("describe", err)
 	}
 	d := Description{
 		Name: r.GetName(), Kind: r.GetKind(), Version: r.GetVersion(), Description: r.GetDescription(),
@@ -93,45 +88,4 @@ func (u *unit) configuration(spec Spec, d Description) (*pluginv1.ConfigureReque
 
 func pair(k KeyPair) *pluginv1.KeyPair {
 	return &pluginv1.KeyPair{Certificate: k.Certificate, PrivateKey: k.PrivateKey}
-}
-
-// checkConfig checks a configuration against the plugin's JSON schema. Errors name
-// field and value under spec.config. A schema that this validator cannot read is left
-// to the plugin, which checks for itself as well.
-func checkConfig(schema string, config json.RawMessage) (err error) {
-	if len(config) == 0 {
-		return nil
-	}
-	var value any
-	if err := json.Unmarshal(config, &value); err != nil {
-		return fmt.Errorf("spec.config: %w", err)
-	}
-	object, ok := value.(map[string]any)
-	if !ok {
-		return fmt.Errorf("spec.config: got %s, want a JSON object", config)
-	}
-	if schema == "" {
-		if len(object) > 0 {
-			return errors.New("spec.config: the plugin takes no configuration")
-		}
-		return nil
-	}
-	var parsed spec.Schema
-	if json.Unmarshal([]byte(schema), &parsed) != nil {
-		return nil
-	}
-	defer func() {
-		if recover() != nil { // the validator panics on a $ref
-			err = nil
-		}
-	}()
-	result := validate.NewSchemaValidator(&parsed, nil, "spec.config", strfmt.Default).Validate(value)
-	if result.IsValid() {
-		return nil
-	}
-	var faults []string
-	for _, e := range result.Errors {
-		faults = append(faults, e.Error())
-	}
-	return errors.New(strings.Join(faults, "; "))
 }

@@ -172,7 +172,7 @@ func (u *unit) clientConfig(p *process, clientTLS *tls.Config) *plugin.ClientCon
 func (s *session) connect() error {
 	protocol, err := s.client.Client()
 	if err != nil {
-		return err
+		return handshakeError(err)
 	}
 	if err := protocol.Ping(); err != nil {
 		return fmt.Errorf("connect: %w", err)
@@ -183,6 +183,20 @@ func (s *session) connect() error {
 	}
 	s.rpc = raw.(pluginv1.PluginServiceClient)
 	return nil
+}
+
+// handshakeError puts go-plugin's words for a program that is no plugin into ours.
+func handshakeError(err error) error {
+	const unknown = "Unrecognized remote plugin message: "
+	rest, ok := strings.CutPrefix(err.Error(), unknown)
+	if !ok {
+		return err
+	}
+	const wanted = "the handshake of a Keelson plugin (docs/plugins.md)"
+	if line, _, _ := strings.Cut(rest, "\n"); line != "" {
+		return fmt.Errorf("the program printed %q in place of %s", line, wanted)
+	}
+	return errors.New("the program ended without " + wanted)
 }
 
 // kill ends the process at once, and all that it left in its cgroup.

@@ -129,8 +129,8 @@ func (l *logFile) mark() int64 {
 }
 
 // lastWords sums up what was written since mark for an error message: the error lines of
-// the kit's logger, or a panic's first lines, or else the last three lines.
-func (l *logFile) lastWords(mark int64) string {
+// the kit's logger, or a panic's first line, or else, with plainToo, the last three lines.
+func (l *logFile) lastWords(mark int64, plainToo bool) string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var plain, faults []string
@@ -151,7 +151,7 @@ func (l *logFile) lastWords(mark int64) string {
 	}
 	const most = 3
 	pick := faults
-	if len(pick) == 0 {
+	if len(pick) == 0 && plainToo {
 		pick = plain
 	}
 	if len(pick) > most {

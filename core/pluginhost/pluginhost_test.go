@@ -46,12 +46,12 @@ func TestCheckConfig(t *testing.T) {
 		{"good", schema, `{"a":"x","n":3,"list":["p"]}`, ""},
 		{"not JSON", schema, `{`, "spec.config: "},
 		{"no object", schema, `"x"`, "want a JSON object"},
-		{"missing", schema, `{}`, "spec.config.a"},
-		{"enum", schema, `{"a":"z"}`, "spec.config.a"},
-		{"minimum", schema, `{"a":"x","n":0}`, "spec.config.n"},
-		{"type", schema, `{"a":"x","n":"many"}`, "spec.config.n"},
-		{"item", schema, `{"a":"x","list":[1]}`, "spec.config.list[0]"},
-		{"unknown", schema, `{"a":"x","b":1}`, "spec.config.b"},
+		{"missing", schema, `{}`, "spec.config.a: Required value"},
+		{"enum", schema, `{"a":"z"}`, `spec.config.a: Invalid value: "z": should be one of [x y]`},
+		{"minimum", schema, `{"a":"x","n":0}`, "spec.config.n: Invalid value: 0: should be greater than or equal to 1"},
+		{"type", schema, `{"a":"x","n":"many"}`, `spec.config.n: Invalid value: "many": must be of type integer`},
+		{"item", schema, `{"a":"x","list":[1]}`, "spec.config.list[0]: Invalid value: 1: must be of type string"},
+		{"unknown", schema, `{"a":"x","b":1}`, "spec.config.b: the plugin knows no such field"},
 		{"takes none", "", `{"a":1}`, "takes no configuration"},
 		{"takes none, has none", "", `{}`, ""},
 		{"schema with a reference", `{"$ref":"#/$defs/x"}`, `{"a":1}`, ""},
@@ -150,10 +150,10 @@ func TestLogFile(t *testing.T) {
 			t.Errorf("tail %d: got %q, %v, want %q", c.tail, got, err, c.want)
 		}
 	}
-	if got := l.lastWords(mark); got != "one; two; three" {
+	if got := l.lastWords(mark, true); got != "one; two; three" {
 		t.Errorf("last words: got %q", got)
 	}
-	if got := l.lastWords(l.mark()); got != "" {
+	if got := l.lastWords(l.mark(), true); got != "" {
 		t.Errorf("last words of nothing: got %q", got)
 	}
 }
@@ -171,7 +171,7 @@ func TestLastWords(t *testing.T) {
 			l := newLogFile(t.TempDir(), "p")
 			defer l.close()
 			write(t, l, c.output)
-			if got := l.lastWords(0); got != c.want {
+			if got := l.lastWords(0, true); got != c.want {
 				t.Errorf("got %q, want %q", got, c.want)
 			}
 		})

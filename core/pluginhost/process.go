@@ -22,6 +22,9 @@ import (
 // may hold the pipes open for as long as they live, so their end is not waited for.
 const lastWords = 100 * time.Millisecond
 
+// endSeen is how much later than a broken connection the end of a process is seen.
+const endSeen = 200 * time.Millisecond
+
 // process is one plugin process in the form that go-plugin wants (runner.Runner).
 type process struct {
 	cmd      *exec.Cmd
@@ -40,7 +43,7 @@ type process struct {
 	socketDir      string // made by go-plugin, which forgets it if the start fails
 
 	mu     sync.Mutex // guards cmd.Process between Start and Kill, and killed
-	killed bool       // Kill came before the start
+	killed bool       // Kill came before the process ended by itself, or before its start
 }
 
 // Start implements runner.Runner.
@@ -132,22 +135,49 @@ func (p *process) release() {
 	})
 }
 
-// ending says how the process ended: "exit status 1", "signal: killed".
+// ending says how the process ended by itself: "exit status 1", "signal: killed". It is
+// empty if the host ended it, or it never ran. The process has ended.
 func (p *process) ending() string {
-	if p.exit == nil {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.killed || p.pid == 0:
+		return ""
+	case p.exit == nil:
 		return "exit status 0"
+	default:
+		return p.exit.Error()
 	}
-	return p.exit.Error()
+}
+
+// endsSoon says whether the process has ended, or does so in a moment: its connection
+// breaks a little before its end is seen.
+func (p *process) endsSoon() bool {
+	select {
+	case <-p.done:
+		return true
+	case <-time.After(endSeen):
+		return false
+	}
 }
 
 // Wait implements runner.AttachedRunner.
 func (p *process) Wait(context.Context) error { <-p.done; return p.exit }
 
-// Kill implements runner.AttachedRunner.
+// Kill implements runner.AttachedRunner. It lets a process that is ending do so: how it
+// ended by itself says more than that it was killed.
 func (p *process) Kill(context.Context) error {
+	if p.endsSoon() {
+		return nil
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.killed = true
+	select {
+	case <-p.done:
+		return nil
+	default:
+		p.killed = true
+	}
 	if p.pid == 0 {
 		return nil
 	}
@@ -159,7 +189,7 @@ func (p *process) Kill(context.Context) error {
 
 // Diagnose implements runner.Runner.
 func (p *process) Diagnose(context.Context) string {
-	return "the program did not do the handshake of a Keelson plugin (docs/plugins.md)"
+	return "" // launch says it in its own words
 }
 
 // Stdout implements runner.Runner.

@@ -99,13 +99,13 @@ func (s *session) prepare(ctx context.Context) error {
 		if status.Code(err) == codes.InvalidArgument {
 			return final(fmt.Errorf("spec.config: %s", status.Convert(err).Message()))
 		}
-		return fmt.Errorf("configure: %s", status.Convert(err).Message())
+		return s.rpcError("configure", err)
 	}
 	if err := call(ctx, callTimeout, func(ctx context.Context) error {
 		_, err := s.rpc.Activate(ctx, &pluginv1.ActivateRequest{})
 		return err
 	}); err != nil {
-		return fmt.Errorf("activate: %s", status.Convert(err).Message())
+		return s.rpcError("activate", err)
 	}
 	return nil
 }
@@ -139,7 +139,10 @@ func (s *session) watch(ctx context.Context) error {
 			return errors.New("the process ended")
 		case err := <-ended:
 			ended <- err
-			return fmt.Errorf("the connection broke: %w", err)
+			if s.process.endsSoon() {
+				return errors.New("the process ended")
+			}
+			return s.rpcError("health", err)
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -216,16 +219,25 @@ func (s *session) stop(ctx context.Context) {
 	s.kill()
 }
 
-// explain adds to an error how the process ended and its last words.
+// rpcError is a failed call in the words of the other end; a process that dies in a call
+// is told from one that answers with an error.
+func (s *session) rpcError(what string, err error) error {
+	if code := status.Code(err); (code == codes.Unavailable || code == codes.Unknown) && s.process.endsSoon() {
+		return fmt.Errorf("%s: the process ended", what)
+	}
+	return fmt.Errorf("%s: %s", what, status.Convert(err).Message())
+}
+
+// explain adds to an error how the process ended by itself, and its last words.
 func (s *session) explain(err error) error {
 	var permanent *permanentError
 	if errors.As(err, &permanent) {
 		return err
 	}
-	words := s.unit.log.lastWords(s.mark)
-	ending := ""
-	if s.process.pid != 0 {
-		ending = " (" + s.process.ending() + ")"
+	ending := s.process.ending()
+	words := s.unit.log.lastWords(s.mark, ending != "signal: killed")
+	if ending != "" {
+		ending = " (" + ending + ")"
 	}
 	if words != "" {
 		words = ": " + words

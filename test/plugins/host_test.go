@@ -340,6 +340,28 @@ func TestChanges(t *testing.T) {
 	h.wait(t, "worker", pluginhost.PhaseRunning)
 }
 
+// TestStopsByForce: a plugin that answers nothing is killed, and does not hold up the end
+// for longer than its time.
+func TestStopsByForce(t *testing.T) {
+	if testing.Short() {
+		t.Skip("SKIPPED: takes the 20 seconds that a hung plugin is given (-short)")
+	}
+	h := start(t)
+	h.ensure(t, worker1(""))
+	s := h.wait(t, "worker", pluginhost.PhaseRunning)
+	if err := syscall.Kill(s.PID, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	h.stop()
+	if took := time.Since(began); took > 25*time.Second {
+		t.Errorf("the end took %s, want at most 25s", took)
+	}
+	if !gone(s.PID) {
+		t.Error("the process is still there")
+	}
+}
+
 func TestEnsureRefusesNames(t *testing.T) {
 	h := start(t)
 	for _, name := range []string{"", "../x", "Upper", strings.Repeat("x", 64)} {
@@ -406,7 +428,7 @@ func TestLogs(t *testing.T) {
 	}
 }
 
-// TestChildDoesNotHoldUp: a plugin's child that lives on with its standard error open
+// TestRootChildDoesNotHoldUp: a plugin's child that lives on with its standard error open
 // does not hide the plugin's end; it is killed with the plugin's cgroup.
 func TestRootChildDoesNotHoldUp(t *testing.T) {
 	needRoot(t)

@@ -34,7 +34,11 @@ func TestMain(m *testing.M) {
 			os.Exit(hostMain(os.Args[2]))
 		}
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	for _, dir := range built {
+		_ = os.RemoveAll(dir)
+	}
+	os.Exit(code)
 }
 
 // workerConfig chooses how the built-in plugin of these tests behaves.

@@ -3,6 +3,7 @@ package plugins
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -13,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -29,17 +31,33 @@ import (
 
 func waitABit() { <-time.After(2 * time.Millisecond) }
 
-// hello builds the third-party plugin.
+// hello is the third-party plugin, built once.
 func hello(t *testing.T) string {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "hello")
-	cmd := exec.Command("go", "build", "-o", path, "./testdata/hello")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build testdata/hello: %v\n%s", err, out)
+	path, err := buildHello()
+	if err != nil {
+		t.Fatal(err)
 	}
 	return path
 }
+
+var buildHello = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "hello")
+	if err != nil {
+		return "", err
+	}
+	built = append(built, dir)
+	path := filepath.Join(dir, "hello")
+	cmd := exec.Command("go", "build", "-o", path, "./testdata/hello")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build testdata/hello: %w\n%s", err, out)
+	}
+	return path, nil
+})
+
+// built are folders that TestMain removes.
+var built []string
 
 // TestStranger: a plugin that imports the kit alone is built, checked by its checksum,
 // run, misconfigured, mended and stopped.
