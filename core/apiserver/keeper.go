@@ -1,0 +1,86 @@
+package apiserver
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/tools/cache"
+)
+
+// keeper puts the cluster's own objects right when somebody changes or deletes
+// them. It acts on events; an idle cluster costs it nothing.
+type keeper struct {
+	server  *Server
+	service informers.SharedInformerFactory // of the service "kubernetes" and what belongs to it
+	wake    chan struct{}                   // holds one token: something has changed
+}
+
+// retryAfter is the pause after a failed repair.
+const retryAfter = 5 * time.Second
+
+func newKeeper(s *Server) (*keeper, error) {
+	k := &keeper{server: s, wake: make(chan struct{}, 1)}
+	k.service = informers.NewSharedInformerFactoryWithOptions(s.client, 0,
+		informers.WithNamespace(metav1.NamespaceDefault),
+		informers.WithTweakListOptions(func(o *metav1.ListOptions) {
+			o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, serviceName).String()
+		}))
+	changed := cache.ResourceEventHandlerFuncs{
+		UpdateFunc: func(any, any) { k.notify() },
+		DeleteFunc: func(any) { k.notify() },
+	}
+	for _, i := range []cache.SharedIndexInformer{
+		k.service.Core().V1().Services().Informer(),
+		k.service.Core().V1().Endpoints().Informer(),
+		k.service.Discovery().V1().EndpointSlices().Informer(),
+	} {
+		if _, err := i.AddEventHandler(changed); err != nil {
+			return nil, err
+		}
+	}
+	_, err := s.factory.Core().V1().Namespaces().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+		DeleteFunc: func(o any) {
+			if key, err := cache.DeletionHandlingMetaNamespaceKeyFunc(o); err == nil && slices.Contains(systemNamespaces, key) {
+				k.notify()
+			}
+		},
+	})
+	return k, err
+}
+
+func (k *keeper) notify() {
+	select {
+	case k.wake <- struct{}{}:
+	default: // a repair is due already
+	}
+}
+
+// run repairs until ctx ends. It follows bootstrap, so the objects are there.
+func (k *keeper) run(ctx context.Context) error {
+	k.service.Start(ctx.Done())
+	defer k.service.Shutdown()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-k.wake:
+		}
+		err := k.server.ensureNamespaces(ctx)
+		if err == nil {
+			err = k.server.ensureService(ctx)
+		}
+		if err == nil || ctx.Err() != nil {
+			continue
+		}
+		k.server.config.Log.Warn("The cluster's own objects could not be put right", "err", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(retryAfter):
+			k.notify()
+		}
+	}
+}

@@ -1,0 +1,71 @@
+package apiserver
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
+
+	"keelson.dev/keelson/core/pki"
+	"keelson.dev/keelson/core/registry"
+)
+
+// defaultKubeletPort is used until a node's status names its own.
+const defaultKubeletPort = 10250
+
+// kubelets connects to the kubelets of nodes, all with one client certificate.
+type kubelets struct {
+	tls       *tls.Config
+	transport *http.Transport
+}
+
+var _ registry.KubeletConnector = (*kubelets)(nil)
+
+func newKubelets(authority *pki.Authority) (*kubelets, error) {
+	leaf, err := authority.Keep("apiserver-kubelet-client", pki.Request{
+		CommonName: "kube-apiserver-kubelet-client", Organizations: []string{"system:masters"},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("certificate for kubelets: %w", err)
+	}
+	config := &tls.Config{
+		MinVersion:           tls.VersionTLS12,
+		RootCAs:              authority.CACertPool(),
+		GetClientCertificate: leaf.GetClientCertificate,
+	}
+	transport := utilnet.SetTransportDefaults(&http.Transport{
+		TLSClientConfig:     config.Clone(),
+		DialContext:         (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+		TLSHandshakeTimeout: 10 * time.Second,
+		MaxIdleConnsPerHost: 4,
+		IdleConnTimeout:     90 * time.Second,
+	})
+	return &kubelets{tls: config, transport: transport}, nil
+}
+
+// ConnectionInfo implements registry.KubeletConnector.
+func (k *kubelets) ConnectionInfo(_ context.Context, node *corev1.Node) (*url.URL, http.RoundTripper, *tls.Config, error) {
+	host := ""
+	for _, a := range node.Status.Addresses {
+		if a.Type == corev1.NodeInternalIP && a.Address != "" {
+			host = a.Address
+			break
+		}
+	}
+	if host == "" {
+		return nil, nil, nil, fmt.Errorf("node %s has no address of type InternalIP in its status yet", node.Name)
+	}
+	port := int(node.Status.DaemonEndpoints.KubeletEndpoint.Port)
+	if port == 0 {
+		port = defaultKubeletPort
+	}
+	u := &url.URL{Scheme: "https", Host: net.JoinHostPort(host, strconv.Itoa(port))}
+	return u, k.transport, k.tls.Clone(), nil
+}

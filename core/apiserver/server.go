@@ -1,0 +1,248 @@
+package apiserver
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/util/wait"
+	genericapiserver "k8s.io/apiserver/pkg/server"
+	"k8s.io/apiserver/pkg/server/dynamiccertificates"
+	genericfilters "k8s.io/apiserver/pkg/server/filters"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/klog/v2"
+
+	"keelson.dev/keelson/core/auth"
+	"keelson.dev/keelson/core/registry"
+)
+
+const (
+	// drainTimeout is how long requests may go on after Start's context ended.
+	drainTimeout = 5 * time.Second
+	// watchDrain is how long watches get to be closed in order.
+	watchDrain = time.Second
+)
+
+// Server is the API server of one Keelson server.
+type Server struct {
+	config   Config
+	listener net.Listener
+	generic  *genericapiserver.GenericAPIServer
+	rbac     *auth.RBAC
+	storage  *storageOptions
+	loopback *rest.Config
+	client   kubernetes.Interface
+	factory  informers.SharedInformerFactory
+
+	ready     chan struct{} // closed when all is there
+	readyOnce sync.Once
+}
+
+// New listens and assembles the server. It starts nothing; a Server that is not
+// started has to be closed.
+func New(c Config) (*Server, error) {
+	if err := c.setDefaults(); err != nil {
+		return nil, fmt.Errorf("API server: %w", err)
+	}
+	if err := c.validate(); err != nil {
+		return nil, fmt.Errorf("API server: %w", err)
+	}
+	klog.SetSlogLogger(c.Log)
+	ln, err := listen(context.Background(), c.Listen) // binding does not wait
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{config: c, listener: ln, rbac: auth.NewRBAC(), storage: &storageOptions{db: c.DB}, ready: make(chan struct{})}
+	if err := s.assemble(); err != nil {
+		ln.Close()
+		return nil, fmt.Errorf("API server: %w", err)
+	}
+	return s, nil
+}
+
+// Close gives the port back if Start is never called.
+func (s *Server) Close() error { return s.listener.Close() }
+
+// Address is where the server listens.
+func (s *Server) Address() net.Addr { return s.listener.Addr() }
+
+// LoopbackConfig is for clients in this process: it may do everything. Copy it
+// before changing it.
+func (s *Server) LoopbackConfig() *rest.Config { return rest.CopyConfig(s.loopback) }
+
+// Ready is closed when the server serves, knows the roles and has written the
+// objects that every cluster has.
+func (s *Server) Ready() <-chan struct{} { return s.ready }
+
+func (s *Server) assemble() error {
+	serving, err := keepServing(&s.config)
+	if err != nil {
+		return err
+	}
+	gc := genericapiserver.NewConfig(registry.Codecs)
+	gc.SecureServing = &genericapiserver.SecureServingInfo{Listener: s.listener, Cert: serving}
+	ca, err := dynamiccertificates.NewStaticCAContent("keelson-ca", s.config.PKI.CAPEM())
+	if err != nil {
+		return fmt.Errorf("client CA: %w", err)
+	}
+	gc.SecureServing.ClientCA = ca
+	if err := s.connectLoopback(gc.SecureServing); err != nil {
+		return err
+	}
+
+	objects := &storedObjects{}
+	tokens, err := auth.NewTokens(s.config.Domain, s.config.PKI.ServiceAccountKey(), objects)
+	if err != nil {
+		return err
+	}
+	kubelets, err := newKubelets(s.config.PKI)
+	if err != nil {
+		return err
+	}
+	s.configure(gc, tokens)
+	if err := s.admit(gc); err != nil {
+		return err
+	}
+	groups, err := registry.APIGroups(registry.Config{
+		RESTOptions: gc.RESTOptionsGetter, ServiceCIDRs: s.config.ServiceCIDRs,
+		NodePortMin: s.config.NodePorts.Min, NodePortMax: s.config.NodePorts.Max,
+		Kubelets: kubelets, Tokens: tokens, Plugins: s.config.Plugins,
+		Authorizer: s.rbac, Authenticator: tokens, Domain: s.config.Domain,
+	})
+	if err != nil {
+		return fmt.Errorf("make registry: %w", err)
+	}
+	if err := objects.use(groups); err != nil {
+		return err
+	}
+	return s.install(gc, groups, tokens)
+}
+
+// connectLoopback makes the configuration of clients in this process.
+func (s *Server) connectLoopback(serving *genericapiserver.SecureServingInfo) error {
+	c, err := serving.NewClientConfig(s.config.PKI.CAPEM())
+	if err != nil {
+		return fmt.Errorf("loopback client: %w", err)
+	}
+	c.TLSClientConfig.ServerName = "localhost" // the listener's address may not be in the certificate any more
+	c.BearerToken = rand.Text()
+	c.ContentType = "application/vnd.kubernetes.protobuf"
+	c.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
+	c.UserAgent = "keelson-apiserver"
+	s.loopback = c
+	if s.client, err = kubernetes.NewForConfig(c); err != nil {
+		return fmt.Errorf("loopback client: %w", err)
+	}
+	s.factory = informers.NewSharedInformerFactory(s.client, 0)
+	return nil
+}
+
+func (s *Server) configure(gc *genericapiserver.Config, tokens *auth.Tokens) {
+	gc.LoopbackClientConfig = s.loopback
+	gc.PublicAddress = s.config.AdvertiseAddress.AsSlice()
+	gc.EffectiveVersion = newRelease()
+	gc.RESTOptionsGetter = s.storage
+	gc.Authentication.APIAudiences = tokens.Audiences()
+	gc.Authentication.Authenticator = newAuthenticator(&s.config, tokens)
+	gc.Authorization.Authorizer = s.rbac
+	gc.RuleResolver = s.rbac
+	gc.LongRunningFunc = genericfilters.BasicLongRunningRequestCheck(
+		sets.NewString("watch", "proxy"), sets.NewString("attach", "exec", "proxy", "log", "portforward"))
+	gc.ShutdownWatchTerminationGracePeriod = watchDrain
+	// A request that comes while shutting down is told to try again.
+	gc.ShutdownSendRetryAfter = true
+	gc.StorageObjectCountTracker = nil // it serves priority and fairness only
+	describe(gc)
+}
+
+func (s *Server) install(gc *genericapiserver.Config, groups []*genericapiserver.APIGroupInfo, tokens *auth.Tokens) error {
+	gc.AddHealthChecks(s.storeCheck())
+	gc.AddReadyzChecks(s.readyCheck())
+	generic, err := gc.Complete(nil).New("keelson-apiserver", genericapiserver.NewEmptyDelegate())
+	if err != nil {
+		return fmt.Errorf("generic server: %w", err)
+	}
+	generic.ShutdownTimeout = drainTimeout
+	s.generic = generic
+	var named []*genericapiserver.APIGroupInfo
+	for _, g := range groups {
+		if g.PrioritizedVersions[0].Group != "" {
+			named = append(named, g)
+			continue
+		}
+		if err := generic.InstallLegacyAPIGroup(genericapiserver.DefaultLegacyAPIPrefix, g); err != nil {
+			return fmt.Errorf("install core API: %w", err)
+		}
+	}
+	if err := generic.InstallAPIGroups(named...); err != nil {
+		return fmt.Errorf("install API groups: %w", err)
+	}
+	return installDiscovery(generic, tokens)
+}
+
+// Start serves until ctx ends, then drains and returns. An error ends it, too.
+func (s *Server) Start(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	waitRBAC, err := s.rbac.Watch(s.factory)
+	if err != nil {
+		return err
+	}
+	keep, err := newKeeper(s)
+	if err != nil {
+		return err
+	}
+	prepared := s.generic.PrepareRun()
+	var g errgroup.Group
+	run := func(f func(context.Context) error) {
+		g.Go(func() error { defer cancel(); return f(ctx) })
+	}
+	run(prepared.RunWithContext)
+	run(func(ctx context.Context) error {
+		s.factory.Start(ctx.Done())
+		defer s.factory.Shutdown()
+		<-ctx.Done()
+		return nil
+	})
+	run(func(ctx context.Context) error {
+		// The first request must not come before the listener is served; it
+		// would only wait, as the port is open since New.
+		if err := s.bootstrap(ctx, waitRBAC); err != nil {
+			if ctx.Err() != nil {
+				return nil // stopped while starting
+			}
+			return fmt.Errorf("API server: %w", err)
+		}
+		s.readyOnce.Do(func() { close(s.ready) })
+		return keep.run(ctx)
+	})
+	return g.Wait()
+}
+
+// bootstrap writes what every cluster has. It is repeated for a while, because
+// a store that has just been opened may be busy.
+func (s *Server) bootstrap(ctx context.Context, waitRBAC func(context.Context) error) error {
+	var last error
+	backoff := wait.Backoff{Duration: 100 * time.Millisecond, Factor: 2, Steps: 8, Jitter: 0.1}
+	err := wait.ExponentialBackoffWithContext(ctx, backoff, func(ctx context.Context) (bool, error) {
+		var g errgroup.Group
+		g.Go(func() error { return s.ensureNamespaces(ctx) })
+		g.Go(func() error { return auth.Bootstrap(ctx, s.client) })
+		if last = g.Wait(); last != nil {
+			return false, nil
+		}
+		last = s.ensureService(ctx)
+		return last == nil, nil
+	})
+	if err != nil {
+		return fmt.Errorf("write the objects every cluster has: %w", last)
+	}
+	return waitRBAC(ctx)
+}

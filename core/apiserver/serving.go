@@ -1,0 +1,85 @@
+package apiserver
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+
+	"k8s.io/apiserver/pkg/server/dynamiccertificates"
+
+	"keelson.dev/keelson/core/pki"
+)
+
+// servingCertificate is what the API server shows. The generic server looks at
+// it each minute, which is how a renewed one comes into use.
+type servingCertificate struct{ leaf *pki.Leaf }
+
+var _ dynamiccertificates.CertKeyContentProvider = servingCertificate{}
+
+// Name implements dynamiccertificates.CertKeyContentProvider.
+func (servingCertificate) Name() string { return "keelson-apiserver" }
+
+// AddListener implements dynamiccertificates.CertKeyContentProvider.
+func (servingCertificate) AddListener(dynamiccertificates.Listener) {}
+
+// CurrentCertKeyContent implements dynamiccertificates.CertKeyContentProvider.
+func (s servingCertificate) CurrentCertKeyContent() (cert, key []byte) {
+	pair, err := s.leaf.Pair()
+	if err != nil {
+		return nil, nil // the generic server keeps what it has
+	}
+	return pair.Certificate, pair.PrivateKey
+}
+
+// keepServing makes or loads the serving certificate for all names by which
+// clients call this server.
+func keepServing(c *Config) (servingCertificate, error) {
+	req := pki.Request{
+		CommonName: "kube-apiserver",
+		Server:     true,
+		DNSNames: []string{
+			"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc." + c.Domain,
+		},
+		Addresses: []netip.Addr{
+			netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback(), c.AdvertiseAddress, c.serviceAddress(),
+		},
+	}
+	if name, err := os.Hostname(); err == nil && name != "" && !slices.Contains(req.DNSNames, name) {
+		req.DNSNames = append(req.DNSNames, name)
+	}
+	addrs, err := hostAddresses()
+	if err != nil {
+		return servingCertificate{}, err
+	}
+	for _, ip := range addrs {
+		if !slices.Contains(req.Addresses, ip) {
+			req.Addresses = append(req.Addresses, ip)
+		}
+	}
+	leaf, err := c.PKI.Keep("apiserver", req)
+	if err != nil {
+		return servingCertificate{}, fmt.Errorf("serving certificate: %w", err)
+	}
+	return servingCertificate{leaf: leaf}, nil
+}
+
+// hostAddresses lists this machine's addresses without those of one link only.
+func hostAddresses() ([]netip.Addr, error) {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, fmt.Errorf("list this machine's addresses: %w", err)
+	}
+	var ips []netip.Addr
+	for _, a := range addrs {
+		n, ok := a.(*net.IPNet)
+		if !ok {
+			continue
+		}
+		if ip, ok := netip.AddrFromSlice(n.IP); ok && !ip.IsLinkLocalUnicast() && !ip.IsMulticast() {
+			ips = append(ips, ip.Unmap())
+		}
+	}
+	return ips, nil
+}
