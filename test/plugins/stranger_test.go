@@ -41,20 +41,23 @@ func hello(t *testing.T) string {
 	return path
 }
 
-var buildHello = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "hello")
+var buildHello = sync.OnceValues(func() (string, error) { return build("hello", "./testdata/hello") })
+
+// build builds a program into a folder that TestMain removes.
+func build(name, pkg string) (string, error) {
+	dir, err := os.MkdirTemp("", name)
 	if err != nil {
 		return "", err
 	}
 	built = append(built, dir)
-	path := filepath.Join(dir, "hello")
-	cmd := exec.Command("go", "build", "-o", path, "./testdata/hello")
+	path := filepath.Join(dir, name)
+	cmd := exec.Command("go", "build", "-o", path, pkg)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build testdata/hello: %w\n%s", err, out)
+		return "", fmt.Errorf("build %s: %w\n%s", pkg, err, out)
 	}
 	return path, nil
-})
+}
 
 // built are folders that TestMain removes.
 var built []string
