@@ -75,7 +75,7 @@ func importFile(ctx context.Context, conn *grpc.ClientConn, streams genericioopt
 	buf := make([]byte, 256<<10)
 	for {
 		n, err := in.Read(buf)
-		if n > 0 && stream.Send(&imagesv1.ImportRequest{Data: buf[:n]}) != nil {
+		if n > 0 && stream.Send(&imagesv1.ImportRequest{Chunk: buf[:n]}) != nil {
 			break // the answer below has the reason
 		}
 		if errors.Is(err, io.EOF) {

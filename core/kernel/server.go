@@ -148,12 +148,12 @@ func (s *server) prepareCluster(ctx context.Context, clientset kubernetes.Interf
 }
 
 // runHost runs the plugin host and what feeds it, until ctx ends and all has ended.
-func runHost(ctx context.Context, host *pluginhost.Host, sync_ *pluginSync) error {
+func runHost(ctx context.Context, host *pluginhost.Host, objects *pluginSync) error {
 	var feeders, reporter sync.WaitGroup
 	reportCtx, stopReport := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopReport()
-	feeders.Go(func() { sync_.follow(ctx) })
-	reporter.Go(func() { sync_.report(reportCtx, context.WithoutCancel(ctx)) })
+	feeders.Go(func() { objects.follow(ctx) })
+	reporter.Go(func() { objects.report(reportCtx, context.WithoutCancel(ctx)) })
 	err := host.Run(ctx)
 	feeders.Wait()
 	stopReport() // the plugins' end is still to be written

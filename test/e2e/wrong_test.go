@@ -148,7 +148,7 @@ func contains(out string, texts ...string) error {
 // publicCopy puts the binary where every user can run it.
 func publicCopy(t *testing.T, bin string) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "keelson-public-")
+	dir, err := os.MkdirTemp("", "keelson-public-") //nolint:usetesting // t.TempDir lies in a folder of root alone
 	if err != nil {
 		t.Fatal(err)
 	}
