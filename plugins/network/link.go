@@ -115,6 +115,9 @@ func ensureBridge(h *netlink.Handle, gateways []netip.Prefix, mtu int) (netlink.
 			return nil, fmt.Errorf("bring up %s: %w", bridgeName, err)
 		}
 	}
+	if err := writeSysctl("ipv4/conf/"+bridgeName+"/send_redirects", "0"); err != nil {
+		return nil, err
+	}
 	for _, gw := range gateways {
 		if err := h.AddrReplace(link, address(gw)); err != nil {
 			return nil, fmt.Errorf("set address %s of %s: %w", gw, bridgeName, err)

@@ -49,7 +49,14 @@ func setSysctl(dataDir, name, value string) error {
 // forward turns forwarding on. A node that forwards IPv6 stops taking its own routes
 // from router advertisements unless accept_ra is 2.
 func forward(dataDir string, v6 bool, uplink string) error {
-	if err := setSysctl(dataDir, "ipv4/ip_forward", "1"); err != nil || !v6 {
+	if err := setSysctl(dataDir, "ipv4/ip_forward", "1"); err != nil {
+		return err
+	}
+	// Pods reach each other by way of the gateway, on purpose. The kernel would advise
+	// them to go direct, and while it does, its ICMP errors to them fall to the rate limit
+	// that redirects use up: refused UDP would look like lost UDP. A link obeys the
+	// greater of its own value (see ensureBridge) and this one.
+	if err := setSysctl(dataDir, "ipv4/conf/all/send_redirects", "0"); err != nil || !v6 {
 		return err
 	}
 	if uplink != "" {

@@ -196,8 +196,11 @@ func Bridge(t testing.TB, name string, addresses ...string) netlink.Link {
 			t.Fatal(err)
 		}
 	}
-	for _, sysctl := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding"} {
-		if err := os.WriteFile("/proc/sys/net/"+sysctl, []byte("1"), 0); err != nil {
+	for sysctl, value := range map[string]string{
+		"ipv4/ip_forward": "1", "ipv6/conf/all/forwarding": "1",
+		"ipv4/conf/all/send_redirects": "0", "ipv4/conf/" + name + "/send_redirects": "0",
+	} {
+		if err := os.WriteFile("/proc/sys/net/"+sysctl, []byte(value), 0); err != nil {
 			t.Fatal(err)
 		}
 	}
