@@ -201,7 +201,7 @@ func handshakeError(err error) error {
 
 // kill ends the process at once, and all that it left in its cgroup.
 func (s *session) kill() {
-	_ = s.process.Kill(context.Background()) //nolint:forbidigo // the argument has no meaning
+	_ = s.process.Kill(context.Background())
 	if s.process.pid != 0 {
 		<-s.process.done
 	}

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
 	rbacv1 "k8s.io/api/rbac/v1"
 
 	"keelson.dev/keelson/core/pki"
@@ -35,6 +36,11 @@ func TestMain(m *testing.M) {
 		}
 	}
 	code := m.Run()
+	// What go-plugin and the host started for each plugin has to end with it.
+	if err := goleak.Find(); code == 0 && err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
 	for _, dir := range built {
 		_ = os.RemoveAll(dir)
 	}
