@@ -71,16 +71,22 @@ func (s *Server) newExec(c *container, command []string, tty bool) (*execSession
 	return &execSession{cmd: cmd, dir: dir, cleanup: cleanup}, nil
 }
 
-// kill ends the command in the container; the OCI runtime, its parent, follows.
+// kill ends the command in the container. The OCI runtime, its parent, follows by
+// itself: killed at once, it would leave a zombie to the container's first process.
 func (e *execSession) kill() {
 	data, err := os.ReadFile(filepath.Join(e.dir, "pid"))
 	if err == nil {
 		if pid, err := strconv.Atoi(strings.TrimSpace(string(data))); err == nil && pid > 1 {
 			killTree(pid)
+			time.AfterFunc(execKillTime, func() { _ = e.cmd.Process.Kill() }) // no-op when it has ended
+			return
 		}
 	}
 	_ = e.cmd.Process.Kill() // no-op when it has ended
 }
+
+// execKillTime is how long the OCI runtime may take to see its command's end.
+const execKillTime = 2 * time.Second
 
 // killTree kills a process and its descendants, as a shell's children would stay.
 func killTree(pid int) {

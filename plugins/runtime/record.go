@@ -161,7 +161,7 @@ func readRecord(file string, record any) error {
 func encode(m proto.Message) (json.RawMessage, error) { return protojson.Marshal(m) }
 
 func decode(data json.RawMessage, m proto.Message) error {
-	if len(data) == 0 {
+	if len(data) == 0 || string(data) == "null" {
 		return nil
 	}
 	return protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(data, m)

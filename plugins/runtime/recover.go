@@ -145,7 +145,7 @@ func (s *Server) loadContainer(id string) (*container, error) {
 		err = errors.New("it is another container's")
 	}
 	err = errors.Join(err, decode(c.rec.Config, c.config), decode(c.rec.User, c.user))
-	if len(c.rec.Resources) > 0 {
+	if len(c.rec.Resources) > 0 && string(c.rec.Resources) != "null" {
 		err = errors.Join(err, decode(c.rec.Resources, c.resources))
 	} else if r := c.config.GetLinux().GetResources(); r != nil {
 		c.resources = r
