@@ -246,6 +246,21 @@ func (k *Kubelet) runtimeName() string {
 	return "keelson"
 }
 
+// knowRuntime asks the runtime's name once: it is part of every container ID.
+func (k *Kubelet) knowRuntime(ctx context.Context) error {
+	if k.runtimeInfo.Load() != nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, criTimeout)
+	defer cancel()
+	v, err := k.cri.rt.Version(ctx, &runtimeapi.VersionRequest{})
+	if err != nil {
+		return fmt.Errorf("ask the runtime's version: %w", err)
+	}
+	k.runtimeInfo.Store(v)
+	return nil
+}
+
 func (k *Kubelet) clusterDNS() []string {
 	if a := k.env.Cluster.DNSAddress; a != (netip.Addr{}) {
 		return []string{a.String()}

@@ -2,6 +2,7 @@ package kubelet
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -204,25 +205,32 @@ func (o *objects) watch(ctx context.Context, key objectKey, it *objectItem, vers
 	}
 	defer w.Stop()
 	begun := time.Now()
-	for ev := range w.ResultChan() {
-		switch ev.Type {
-		case watch.Error:
-			return "", apierrors.FromObject(ev.Object)
-		case watch.Added, watch.Modified:
-			if obj, err := meta.Accessor(ev.Object); err == nil && obj.GetName() == key.name {
-				o.set(it, ev.Object)
+	for {
+		select {
+		case <-ctx.Done():
+			return version, ctx.Err()
+		case ev, ok := <-w.ResultChan():
+			if !ok {
+				if time.Since(begun) < time.Second {
+					return version, errors.New("the watch ended at once")
+				}
+				return version, nil
 			}
-		case watch.Deleted:
-			o.set(it, nil)
-		}
-		if obj, err := meta.Accessor(ev.Object); err == nil && obj.GetResourceVersion() != "" {
-			version = obj.GetResourceVersion()
+			switch ev.Type {
+			case watch.Error:
+				return "", apierrors.FromObject(ev.Object)
+			case watch.Added, watch.Modified:
+				if obj, err := meta.Accessor(ev.Object); err == nil && obj.GetName() == key.name {
+					o.set(it, ev.Object)
+				}
+			case watch.Deleted:
+				o.set(it, nil)
+			}
+			if obj, err := meta.Accessor(ev.Object); err == nil && obj.GetResourceVersion() != "" {
+				version = obj.GetResourceVersion()
+			}
 		}
 	}
-	if time.Since(begun) < time.Second && ctx.Err() == nil {
-		return version, fmt.Errorf("the watch ended at once")
-	}
-	return version, nil
 }
 
 func (o *objects) set(it *objectItem, obj runtime.Object) {

@@ -31,6 +31,12 @@ func newPleg(k *Kubelet) *pleg {
 func (p *pleg) run(ctx context.Context) error {
 	defer p.wg.Wait()
 	p.wg.Go(func() { p.stream(ctx) })
+	for !p.k.pods.HasSynced() { // before that, nothing can be called an orphan
+		if !sleep(ctx, 20*time.Millisecond) {
+			return nil
+		}
+	}
+	p.relist(ctx)
 	for {
 		p.mu.Lock()
 		period := time.Second

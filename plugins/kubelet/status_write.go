@@ -2,6 +2,7 @@ package kubelet
 
 import (
 	"encoding/json"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -145,13 +146,13 @@ func statusPatch(api *corev1.Pod, want *corev1.PodStatus) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	to, err := json.Marshal(corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: api.UID}, Status: *want})
+	to, err := json.Marshal(corev1.Pod{Status: *want})
 	if err != nil {
 		return nil, err
 	}
 	patch, err := strategicpatch.CreateTwoWayMergePatch(from, to, corev1.Pod{})
-	if err != nil {
+	if err != nil || string(patch) == "{}" { // times differ below a second
 		return nil, err
 	}
-	return patch, nil
+	return append(fmt.Appendf(nil, `{"metadata":{"uid":%q},`, api.UID), patch[1:]...), nil
 }

@@ -186,7 +186,11 @@ func (w *podWorker) sync() (wake time.Time, done bool) {
 		if w.stateTry.at.After(now) {
 			return w.stateTry.at, false
 		}
-		state, err := w.k.cri.readPodState(w.ctx, w.uid, w.state)
+		err := w.k.knowRuntime(w.ctx)
+		var state *podState
+		if err == nil {
+			state, err = w.k.cri.readPodState(w.ctx, w.uid, w.state)
+		}
 		if err != nil {
 			w.stateTry.failed(now)
 			w.k.log.Debug("Runtime does not answer", "pod", klogRef(w.pod), "err", err)
