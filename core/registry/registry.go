@@ -10,8 +10,22 @@ import (
 	"k8s.io/apiserver/pkg/registry/rest"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 
+	"keelson.dev/keelson/core/registry/apps"
+	"keelson.dev/keelson/core/registry/authentication"
+	"keelson.dev/keelson/core/registry/authorization"
+	"keelson.dev/keelson/core/registry/batch"
+	"keelson.dev/keelson/core/registry/certificates"
+	"keelson.dev/keelson/core/registry/coordination"
 	"keelson.dev/keelson/core/registry/core"
+	"keelson.dev/keelson/core/registry/discovery"
+	"keelson.dev/keelson/core/registry/keelson"
+	"keelson.dev/keelson/core/registry/networking"
+	"keelson.dev/keelson/core/registry/node"
+	"keelson.dev/keelson/core/registry/policy"
+	"keelson.dev/keelson/core/registry/rbac"
 	"keelson.dev/keelson/core/registry/resource"
+	"keelson.dev/keelson/core/registry/scheduling"
+	"keelson.dev/keelson/core/registry/storage"
 	keelsonv1alpha1 "keelson.dev/keelson/proto/api/v1alpha1"
 )
 
@@ -38,6 +52,21 @@ type (
 // kinds lists all kinds, group by group. The order within it has no meaning.
 var kinds = concat(
 	core.Kinds,
+	[]resource.Kind{core.EventsV1},
+	apps.Kinds,
+	batch.Kinds,
+	discovery.Kinds,
+	coordination.Kinds,
+	rbac.Kinds,
+	policy.Kinds,
+	scheduling.Kinds,
+	networking.Kinds,
+	storage.Kinds,
+	node.Kinds,
+	certificates.Kinds,
+	authentication.Kinds,
+	authorization.Kinds,
+	keelson.Kinds,
 )
 
 func init() {
@@ -59,6 +88,9 @@ func APIGroups(c Config) ([]*genericapiserver.APIGroupInfo, error) {
 		if err != nil {
 			return nil, err
 		}
+		if len(storages) == 0 { // stored only, or not to be served here
+			continue
+		}
 		gv := k.Version()
 		info := groups[gv.Group]
 		if info == nil {
@@ -69,8 +101,8 @@ func APIGroups(c Config) ([]*genericapiserver.APIGroupInfo, error) {
 		if info.VersionedResourcesStorageMap[gv.Version] == nil {
 			info.VersionedResourcesStorageMap[gv.Version] = map[string]rest.Storage{}
 		}
-		for path, storage := range storages {
-			info.VersionedResourcesStorageMap[gv.Version][path] = storage
+		for path, st := range storages {
+			info.VersionedResourcesStorageMap[gv.Version][path] = st
 		}
 	}
 	var all []*genericapiserver.APIGroupInfo

@@ -1,0 +1,159 @@
+// Package authorization describes the reviews of the group
+// authorization.k8s.io/v1: what a user may do. The server's own authorizer answers.
+package authorization
+
+import (
+	"context"
+	"strings"
+
+	authorizationv1 "k8s.io/api/authorization/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
+
+	"keelson.dev/keelson/core/registry/resource"
+)
+
+// Kinds are the kinds of the group.
+var Kinds = []resource.Kind{
+	&resource.Review{GroupVersion: version, Plural: "subjectaccessreviews", Singular: "subjectaccessreview", Served: served,
+		New: func() runtime.Object { return &authorizationv1.SubjectAccessReview{} }, Answer: subject},
+	&resource.Review{GroupVersion: version, Plural: "selfsubjectaccessreviews", Singular: "selfsubjectaccessreview", Served: served,
+		New: func() runtime.Object { return &authorizationv1.SelfSubjectAccessReview{} }, Answer: self},
+	&resource.Review{GroupVersion: version, Plural: "localsubjectaccessreviews", Singular: "localsubjectaccessreview", Served: served, Namespaced: true,
+		New: func() runtime.Object { return &authorizationv1.LocalSubjectAccessReview{} }, Answer: local},
+	&resource.Review{GroupVersion: version, Plural: "selfsubjectrulesreviews", Singular: "selfsubjectrulesreview", Served: served,
+		New: func() runtime.Object { return &authorizationv1.SelfSubjectRulesReview{} }, Answer: rules},
+}
+
+var version = authorizationv1.SchemeGroupVersion
+
+func served(env *resource.Env) bool { return env.Authorizer != nil }
+
+func subject(ctx context.Context, env *resource.Env, obj runtime.Object) (runtime.Object, error) {
+	r := obj.(*authorizationv1.SubjectAccessReview)
+	errs := validate(r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes)
+	errs = append(errs, validateSubject(r.Spec)...)
+	if len(errs) > 0 {
+		return nil, invalid("SubjectAccessReview", errs)
+	}
+	r.Status = ask(ctx, env, subjectOf(r.Spec), r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes)
+	return r, nil
+}
+
+func local(ctx context.Context, env *resource.Env, obj runtime.Object) (runtime.Object, error) {
+	r := obj.(*authorizationv1.LocalSubjectAccessReview)
+	errs := validateSubject(r.Spec)
+	namespace := genericapirequest.NamespaceValue(ctx)
+	spec := field.NewPath("spec")
+	switch a := r.Spec.ResourceAttributes; {
+	case a == nil || r.Spec.NonResourceAttributes != nil:
+		errs = append(errs, field.Invalid(spec.Child("nonResourceAttributes"), r.Spec.NonResourceAttributes, "disallowed on this kind of request"))
+	case a.Namespace != namespace:
+		errs = append(errs, field.Invalid(spec.Child("resourceAttributes", "namespace"), a.Namespace, "must match metadata.namespace"))
+	}
+	if len(errs) > 0 {
+		return nil, invalid("LocalSubjectAccessReview", errs)
+	}
+	r.Status = ask(ctx, env, subjectOf(r.Spec), r.Spec.ResourceAttributes, nil)
+	return r, nil
+}
+
+func self(ctx context.Context, env *resource.Env, obj runtime.Object) (runtime.Object, error) {
+	r := obj.(*authorizationv1.SelfSubjectAccessReview)
+	if errs := validate(r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes); len(errs) > 0 {
+		return nil, invalid("SelfSubjectAccessReview", errs)
+	}
+	u, ok := genericapirequest.UserFrom(ctx)
+	if !ok {
+		return nil, apierrors.NewBadRequest("no user present on request")
+	}
+	r.Status = ask(ctx, env, u, r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes)
+	return r, nil
+}
+
+func rules(ctx context.Context, env *resource.Env, obj runtime.Object) (runtime.Object, error) {
+	r := obj.(*authorizationv1.SelfSubjectRulesReview)
+	u, ok := genericapirequest.UserFrom(ctx)
+	if !ok {
+		return nil, apierrors.NewBadRequest("no user present on request")
+	}
+	if r.Spec.Namespace == "" {
+		return nil, apierrors.NewBadRequest("no namespace on request")
+	}
+	resolver, ok := env.Authorizer.(authorizer.RuleResolver)
+	if !ok {
+		r.Status = authorizationv1.SubjectRulesReviewStatus{Incomplete: true, EvaluationError: "the server's authorizer cannot list rules",
+			ResourceRules: []authorizationv1.ResourceRule{}, NonResourceRules: []authorizationv1.NonResourceRule{}}
+		return r, nil
+	}
+	resources, others, incomplete, err := resolver.RulesFor(ctx, u, r.Spec.Namespace)
+	r.Status = authorizationv1.SubjectRulesReviewStatus{Incomplete: incomplete,
+		ResourceRules: []authorizationv1.ResourceRule{}, NonResourceRules: []authorizationv1.NonResourceRule{}}
+	if err != nil {
+		r.Status.EvaluationError = err.Error()
+	}
+	for _, rule := range resources {
+		r.Status.ResourceRules = append(r.Status.ResourceRules, authorizationv1.ResourceRule{Verbs: rule.GetVerbs(), APIGroups: rule.GetAPIGroups(),
+			Resources: rule.GetResources(), ResourceNames: rule.GetResourceNames()})
+	}
+	for _, rule := range others {
+		r.Status.NonResourceRules = append(r.Status.NonResourceRules, authorizationv1.NonResourceRule{Verbs: rule.GetVerbs(), NonResourceURLs: rule.GetNonResourceURLs()})
+	}
+	return r, nil
+}
+
+func ask(ctx context.Context, env *resource.Env, u user.Info, res *authorizationv1.ResourceAttributes, other *authorizationv1.NonResourceAttributes) authorizationv1.SubjectAccessReviewStatus {
+	a := authorizer.AttributesRecord{User: u}
+	if res != nil {
+		a.Verb, a.Namespace, a.APIGroup, a.APIVersion = res.Verb, res.Namespace, res.Group, res.Version
+		a.Resource, a.Subresource, a.Name, a.ResourceRequest = res.Resource, res.Subresource, res.Name, true
+		if a.APIVersion == "" {
+			a.APIVersion = "*"
+		}
+	} else {
+		a.Verb, a.Path = strings.ToLower(other.Verb), other.Path
+	}
+	decision, reason, err := env.Authorizer.Authorize(ctx, a)
+	status := authorizationv1.SubjectAccessReviewStatus{Allowed: decision == authorizer.DecisionAllow, Denied: decision == authorizer.DecisionDeny, Reason: reason}
+	if err != nil {
+		status.EvaluationError = err.Error()
+	}
+	return status
+}
+
+func subjectOf(s authorizationv1.SubjectAccessReviewSpec) user.Info {
+	u := &user.DefaultInfo{Name: s.User, UID: s.UID, Groups: s.Groups}
+	for k, v := range s.Extra {
+		if u.Extra == nil {
+			u.Extra = map[string][]string{}
+		}
+		u.Extra[strings.ToLower(k)] = v
+	}
+	return u
+}
+
+func validate(res *authorizationv1.ResourceAttributes, other *authorizationv1.NonResourceAttributes) field.ErrorList {
+	spec := field.NewPath("spec")
+	switch {
+	case res != nil && other != nil:
+		return field.ErrorList{field.Invalid(spec.Child("nonResourceAttributes"), other, "cannot be specified in combination with resourceAttributes")}
+	case res == nil && other == nil:
+		return field.ErrorList{field.Invalid(spec.Child("resourceAttributes"), other, "exactly one of nonResourceAttributes or resourceAttributes must be specified")}
+	}
+	return nil
+}
+
+func validateSubject(s authorizationv1.SubjectAccessReviewSpec) field.ErrorList {
+	if s.User == "" && len(s.Groups) == 0 {
+		return field.ErrorList{field.Invalid(field.NewPath("spec", "user"), s.User, "at least one of user or group must be specified")}
+	}
+	return nil
+}
+
+func invalid(kind string, errs field.ErrorList) error {
+	return apierrors.NewInvalid(version.WithKind(kind).GroupKind(), "", errs)
+}

@@ -1,0 +1,298 @@
+// Package batch describes the kinds of the group batch/v1: jobs and cron jobs.
+package batch
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/duration"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"keelson.dev/keelson/core/registry/podspec"
+	"keelson.dev/keelson/core/registry/resource"
+)
+
+// Kinds are the kinds of the group.
+var Kinds = []resource.Kind{jobs, cronJobs}
+
+var version = batchv1.SchemeGroupVersion
+
+// maxCronJobName leaves room for the 11 characters that its jobs' names get.
+const maxCronJobName = 52
+
+var jobs = &resource.Definition[*batchv1.Job]{
+	GroupVersion: version, Kind: "Job", Plural: "jobs", Singular: "job", Categories: []string{"all"},
+	New:               func() *batchv1.Job { return &batchv1.Job{} },
+	NewList:           func() runtime.Object { return &batchv1.JobList{} },
+	Default:           func(j *batchv1.Job) { defaultJob(&j.Spec) },
+	PrepareCreate:     prepareJob,
+	Validate:          func(j *batchv1.Job) field.ErrorList { return validateJob(&j.Spec, field.NewPath("spec"), false) },
+	ValidateUpdate:    validateJobUpdate,
+	Spec:              func(j *batchv1.Job) any { return &j.Spec },
+	Status:            func(j *batchv1.Job) any { return &j.Status },
+	GarbageCollection: "OrphanDependents",
+	Labels:            []string{"status.successful"},
+	Fields: func(j *batchv1.Job) fields.Set {
+		return fields.Set{"status.successful": fmt.Sprint(j.Status.Succeeded)}
+	},
+	Columns: append([]metav1.TableColumnDefinition{
+		resource.NameColumn,
+		resource.Column("Status", "string", "Whether it runs, is complete or has failed."),
+		resource.Column("Completions", "string", "How many pods have succeeded, of how many."),
+		resource.Column("Duration", "string", "How long it took, or has taken so far."),
+		resource.AgeColumn,
+	}, podspec.TemplateColumns...),
+	Row: func(j *batchv1.Job) []any {
+		return append([]any{j.Name, jobStatus(j), completions(j), jobDuration(j), resource.Age(j)},
+			podspec.SelectorCells(&j.Spec.Template, j.Spec.Selector)...)
+	},
+}
+
+func defaultJob(s *batchv1.JobSpec) {
+	const backoff = 6
+	podspec.SetDefaults(&s.Template.Spec)
+	if s.Completions == nil && s.Parallelism == nil {
+		setDefault(&s.Completions, 1)
+		setDefault(&s.Parallelism, 1)
+	}
+	setDefault(&s.Parallelism, 1)
+	if s.BackoffLimitPerIndex == nil {
+		setDefault(&s.BackoffLimit, backoff)
+	} else {
+		setDefault(&s.BackoffLimit, 1<<31-1)
+	}
+	setDefault(&s.CompletionMode, batchv1.NonIndexedCompletion)
+	setDefault(&s.Suspend, false)
+	if s.PodReplacementPolicy == nil {
+		policy := batchv1.TerminatingOrFailed
+		if s.PodFailurePolicy != nil {
+			policy = batchv1.Failed
+		}
+		s.PodReplacementPolicy = &policy
+	}
+}
+
+// prepareJob gives the job's pods labels that no other job's have, and selects by them.
+func prepareJob(_ context.Context, j *batchv1.Job) {
+	if j.Spec.ManualSelector != nil && *j.Spec.ManualSelector {
+		return
+	}
+	t := &j.Spec.Template
+	if t.Labels == nil {
+		t.Labels = map[string]string{}
+	}
+	for _, key := range []string{"job-name", batchv1.JobNameLabel} {
+		t.Labels[key] = j.Name
+	}
+	for _, key := range []string{"controller-uid", batchv1.ControllerUidLabel} {
+		t.Labels[key] = string(j.UID)
+	}
+	if j.Spec.Selector == nil {
+		j.Spec.Selector = &metav1.LabelSelector{}
+	}
+	if j.Spec.Selector.MatchLabels == nil {
+		j.Spec.Selector.MatchLabels = map[string]string{}
+	}
+	j.Spec.Selector.MatchLabels[batchv1.ControllerUidLabel] = string(j.UID)
+}
+
+func validateJob(s *batchv1.JobSpec, spec *field.Path, template bool) field.ErrorList {
+	var errs field.ErrorList
+	for name, v := range map[string]*int32{"parallelism": s.Parallelism, "completions": s.Completions, "backoffLimit": s.BackoffLimit,
+		"ttlSecondsAfterFinished": s.TTLSecondsAfterFinished, "backoffLimitPerIndex": s.BackoffLimitPerIndex, "maxFailedIndexes": s.MaxFailedIndexes} {
+		if v != nil && *v < 0 {
+			errs = append(errs, field.Invalid(spec.Child(name), int64(*v), "must be greater than or equal to 0"))
+		}
+	}
+	if v := s.ActiveDeadlineSeconds; v != nil && *v < 0 {
+		errs = append(errs, field.Invalid(spec.Child("activeDeadlineSeconds"), *v, "must be greater than or equal to 0"))
+	}
+	indexed := s.CompletionMode != nil && *s.CompletionMode == batchv1.IndexedCompletion
+	if m := s.CompletionMode; m != nil && !indexed && *m != batchv1.NonIndexedCompletion {
+		errs = append(errs, field.NotSupported(spec.Child("completionMode"), *m, []batchv1.CompletionMode{batchv1.IndexedCompletion, batchv1.NonIndexedCompletion}))
+	}
+	if indexed && s.Completions == nil {
+		errs = append(errs, field.Required(spec.Child("completions"), fmt.Sprintf("when completion mode is %s", batchv1.IndexedCompletion)))
+	}
+	if !indexed && s.BackoffLimitPerIndex != nil {
+		errs = append(errs, field.Invalid(spec.Child("backoffLimitPerIndex"), *s.BackoffLimitPerIndex, "requires indexed completion mode"))
+	}
+	if !template && s.Selector == nil {
+		errs = append(errs, field.Required(spec.Child("selector"), ""))
+	}
+	at := spec.Child("template")
+	errs = append(errs, podspec.ValidateTemplate(&s.Template, at)...)
+	switch p := s.Template.Spec.RestartPolicy; p {
+	case corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever:
+	case corev1.RestartPolicyAlways: // also what a template without the field was defaulted to
+		errs = append(errs, field.Required(at.Child("spec", "restartPolicy"), fmt.Sprintf("valid values: %q, %q", corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever)))
+	default:
+		errs = append(errs, field.NotSupported(at.Child("spec", "restartPolicy"), p, []corev1.RestartPolicy{corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever}))
+	}
+	if s.PodFailurePolicy != nil && s.Template.Spec.RestartPolicy != corev1.RestartPolicyNever {
+		errs = append(errs, field.Invalid(at.Child("spec", "restartPolicy"), s.Template.Spec.RestartPolicy,
+			fmt.Sprintf("only %q is supported when podFailurePolicy is specified", corev1.RestartPolicyNever)))
+	}
+	return errs
+}
+
+func validateJobUpdate(j, old *batchv1.Job) field.ErrorList {
+	spec := field.NewPath("spec")
+	var errs field.ErrorList
+	same := func(now, was any, name string) {
+		if !apiequality.Semantic.DeepEqual(now, was) {
+			errs = append(errs, field.Invalid(spec.Child(name), now, "field is immutable"))
+		}
+	}
+	indexed := j.Spec.CompletionMode != nil && *j.Spec.CompletionMode == batchv1.IndexedCompletion
+	if !indexed { // an indexed job may be resized together with its parallelism
+		same(j.Spec.Completions, old.Spec.Completions, "completions")
+	}
+	same(j.Spec.Selector, old.Spec.Selector, "selector")
+	same(j.Spec.CompletionMode, old.Spec.CompletionMode, "completionMode")
+	same(j.Spec.PodFailurePolicy, old.Spec.PodFailurePolicy, "podFailurePolicy")
+	same(j.Spec.BackoffLimitPerIndex, old.Spec.BackoffLimitPerIndex, "backoffLimitPerIndex")
+	same(j.Spec.ManagedBy, old.Spec.ManagedBy, "managedBy")
+	same(j.Spec.SuccessPolicy, old.Spec.SuccessPolicy, "successPolicy")
+	template := j.Spec.Template.DeepCopy()
+	if old.Spec.Suspend != nil && *old.Spec.Suspend && old.Status.StartTime == nil { // where its pods go may still be decided
+		was := old.Spec.Template.Spec
+		template.Spec.NodeSelector, template.Spec.Affinity, template.Spec.Tolerations = was.NodeSelector, was.Affinity, was.Tolerations
+		template.Spec.SchedulingGates = was.SchedulingGates
+		template.Labels, template.Annotations = old.Spec.Template.Labels, old.Spec.Template.Annotations
+	}
+	same(*template, old.Spec.Template, "template")
+	return errs
+}
+
+func jobStatus(j *batchv1.Job) string {
+	is := func(t batchv1.JobConditionType) bool {
+		for _, c := range j.Status.Conditions {
+			if c.Type == t && c.Status == corev1.ConditionTrue {
+				return true
+			}
+		}
+		return false
+	}
+	switch {
+	case is(batchv1.JobComplete):
+		return "Complete"
+	case is(batchv1.JobFailed):
+		return "Failed"
+	case j.DeletionTimestamp != nil:
+		return "Terminating"
+	case is(batchv1.JobSuspended):
+		return "Suspended"
+	case is(batchv1.JobFailureTarget):
+		return "FailureTarget"
+	case is(batchv1.JobSuccessCriteriaMet):
+		return "SuccessCriteriaMet"
+	}
+	return "Running"
+}
+
+func completions(j *batchv1.Job) string {
+	if j.Spec.Completions != nil {
+		return fmt.Sprintf("%d/%d", j.Status.Succeeded, *j.Spec.Completions)
+	}
+	if j.Spec.Parallelism != nil && *j.Spec.Parallelism > 1 {
+		return fmt.Sprintf("%d/1 of %d", j.Status.Succeeded, *j.Spec.Parallelism)
+	}
+	return fmt.Sprintf("%d/1", j.Status.Succeeded)
+}
+
+func jobDuration(j *batchv1.Job) string {
+	switch {
+	case j.Status.StartTime == nil:
+		return ""
+	case j.Status.CompletionTime == nil:
+		return duration.HumanDuration(time.Since(j.Status.StartTime.Time))
+	}
+	return duration.HumanDuration(j.Status.CompletionTime.Sub(j.Status.StartTime.Time))
+}
+
+var cronJobs = &resource.Definition[*batchv1.CronJob]{
+	GroupVersion: version, Kind: "CronJob", Plural: "cronjobs", Singular: "cronjob", ShortNames: []string{"cj"}, Categories: []string{"all"},
+	New:     func() *batchv1.CronJob { return &batchv1.CronJob{} },
+	NewList: func() runtime.Object { return &batchv1.CronJobList{} },
+	Default: func(c *batchv1.CronJob) {
+		const successful, failed = 3, 1
+		if c.Spec.ConcurrencyPolicy == "" {
+			c.Spec.ConcurrencyPolicy = batchv1.AllowConcurrent
+		}
+		setDefault(&c.Spec.Suspend, false)
+		setDefault(&c.Spec.SuccessfulJobsHistoryLimit, successful)
+		setDefault(&c.Spec.FailedJobsHistoryLimit, failed)
+		podspec.SetDefaults(&c.Spec.JobTemplate.Spec.Template.Spec)
+	},
+	Validate: validateCronJob,
+	Spec:     func(c *batchv1.CronJob) any { return &c.Spec },
+	Status:   func(c *batchv1.CronJob) any { return &c.Status },
+	Columns: append([]metav1.TableColumnDefinition{
+		resource.NameColumn,
+		resource.Column("Schedule", "string", "When it runs."),
+		resource.Column("Timezone", "string", "Of which time zone."),
+		resource.Column("Suspend", "boolean", "Whether it is suspended."),
+		resource.Column("Active", "integer", "How many jobs are running."),
+		resource.Column("Last Schedule", "string", "When a job was begun last."),
+		resource.AgeColumn,
+	}, podspec.TemplateColumns...),
+	Row: func(c *batchv1.CronJob) []any {
+		last, zone := "<none>", "<none>"
+		if c.Status.LastScheduleTime != nil {
+			last = resource.Since(*c.Status.LastScheduleTime)
+		}
+		if c.Spec.TimeZone != nil {
+			zone = *c.Spec.TimeZone
+		}
+		suspended := c.Spec.Suspend != nil && *c.Spec.Suspend
+		s := &c.Spec.JobTemplate.Spec
+		return append([]any{c.Name, c.Spec.Schedule, zone, fmt.Sprintf("%t", suspended), int64(len(c.Status.Active)), last, resource.Age(c)},
+			podspec.SelectorCells(&s.Template, s.Selector)...)
+	},
+}
+
+func validateCronJob(c *batchv1.CronJob) field.ErrorList {
+	spec := field.NewPath("spec")
+	var errs field.ErrorList
+	if len(c.Name) > maxCronJobName {
+		errs = append(errs, field.Invalid(field.NewPath("metadata", "name"), c.Name, "must be no more than 52 characters"))
+	}
+	if c.Spec.Schedule == "" {
+		errs = append(errs, field.Required(spec.Child("schedule"), ""))
+	} else if n := len(strings.Fields(c.Spec.Schedule)); n != 5 && !strings.HasPrefix(c.Spec.Schedule, "@") {
+		errs = append(errs, field.Invalid(spec.Child("schedule"), c.Spec.Schedule, fmt.Sprintf("expected exactly 5 fields, found %d: [%s]", n, c.Spec.Schedule)))
+	}
+	if strings.Contains(c.Spec.Schedule, "TZ") {
+		errs = append(errs, field.Invalid(spec.Child("schedule"), c.Spec.Schedule, "cannot use TZ or CRON_TZ in schedule, use timeZone field instead"))
+	}
+	if z := c.Spec.TimeZone; z != nil {
+		if _, err := time.LoadLocation(*z); err != nil || *z == "" || strings.EqualFold(*z, "Local") {
+			errs = append(errs, field.Invalid(spec.Child("timeZone"), *z, "unknown time zone "+*z))
+		}
+	}
+	switch c.Spec.ConcurrencyPolicy {
+	case batchv1.AllowConcurrent, batchv1.ForbidConcurrent, batchv1.ReplaceConcurrent:
+	default:
+		errs = append(errs, field.NotSupported(spec.Child("concurrencyPolicy"), c.Spec.ConcurrencyPolicy,
+			[]batchv1.ConcurrencyPolicy{batchv1.AllowConcurrent, batchv1.ForbidConcurrent, batchv1.ReplaceConcurrent}))
+	}
+	if v := c.Spec.StartingDeadlineSeconds; v != nil && *v < 0 {
+		errs = append(errs, field.Invalid(spec.Child("startingDeadlineSeconds"), *v, "must be greater than or equal to 0"))
+	}
+	return append(errs, validateJob(&c.Spec.JobTemplate.Spec, spec.Child("jobTemplate", "spec"), true)...)
+}
+
+func setDefault[T any](p **T, v T) {
+	if *p == nil {
+		*p = &v
+	}
+}
