@@ -155,6 +155,7 @@ func (s *Server) configure(gc *genericapiserver.Config, tokens *auth.Tokens) {
 	gc.RuleResolver = s.rbac
 	gc.LongRunningFunc = genericfilters.BasicLongRunningRequestCheck(
 		sets.NewString("watch", "proxy"), sets.NewString("attach", "exec", "proxy", "log", "portforward"))
+	gc.BuildHandlerChainFunc = chain
 	gc.ShutdownWatchTerminationGracePeriod = watchDrain
 	// A request that comes while shutting down is told to try again.
 	gc.ShutdownSendRetryAfter = true
