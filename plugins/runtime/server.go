@@ -50,6 +50,7 @@ type Server struct {
 	spawner  *cgroup.Spawner
 	network  networkv1.NetworkServiceClient // nil: only pods on the host's network
 	events   *hub
+	health   *kit.Health // nil without a plugin around it
 	metrics  *metrics
 	stream   streaming.Server
 
@@ -92,7 +93,6 @@ func newServer(config Config, version, dataDir, runDir string, log *slog.Logger)
 	if data, err := os.ReadFile("/sys/module/apparmor/parameters/enabled"); err == nil && len(data) > 0 && data[0] == 'Y' {
 		s.apparmor = true
 	}
-	s.findPrograms()
 	return s, nil
 }
 
@@ -124,6 +124,20 @@ func (s *Server) findPrograms() error {
 		}
 	}
 	return errors.Join(missing...)
+}
+
+// checkPrograms is findPrograms that tells the kernel, too. The kubelet asks for
+// Status time and again, so programs that are installed later are found.
+func (s *Server) checkPrograms() error {
+	err := s.findPrograms()
+	switch {
+	case s.health == nil:
+	case err != nil:
+		s.health.SetDegraded(err.Error())
+	default:
+		s.health.SetReady()
+	}
+	return err
 }
 
 // lookPath looks in the system's directories too: a service may have a short PATH.
@@ -264,11 +278,8 @@ func (r *runner) Start(ctx context.Context) error {
 	defer stop()
 	return s.run(ctx, func() error {
 		s.sayLimits()
-		if err := s.findPrograms(); err != nil {
-			r.env.Health.SetDegraded(err.Error())
-		} else {
-			r.env.Health.SetReady()
-		}
+		s.health = r.env.Health
+		_ = s.checkPrograms() // told
 		return r.env.ServeGRPC(ctx, s.Register)
 	})
 }

@@ -30,7 +30,7 @@ func (s *Server) Version(context.Context, *cri.VersionRequest) (*cri.VersionResp
 // Status says whether containers can run, and pods be joined to the network.
 func (s *Server) Status(ctx context.Context, req *cri.StatusRequest) (*cri.StatusResponse, error) {
 	ready := &cri.RuntimeCondition{Type: cri.RuntimeReady, Status: true}
-	if err := s.findPrograms(); err != nil {
+	if err := s.checkPrograms(); err != nil {
 		ready.Status, ready.Reason, ready.Message = false, "ProgramMissing", err.Error()
 	}
 	out := &cri.StatusResponse{

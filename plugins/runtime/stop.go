@@ -145,10 +145,8 @@ func (s *Server) discard(ctx context.Context, c *container) error {
 	bundle := s.bundleDir(rec.ID)
 	if rec.Phase == phaseCreating {
 		left := conmon.Leftover(bundle)
-		if start := startTime(left.ConmonPid); start != 0 && isConmonOf(left.ConmonPid, rec.ID) {
-			if err := signalProcess(left.ConmonPid, start, unix.SIGKILL); err != nil {
-				return err
-			}
+		if startTime(left.ConmonPid) != 0 && isConmonOf(left.ConmonPid, rec.ID) {
+			killTree(left.ConmonPid) // with the OCI runtime, which may be at work still
 		}
 	}
 	if err := s.clearRuntime(ctx, rec); err != nil {
