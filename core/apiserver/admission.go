@@ -11,14 +11,17 @@ import (
 	genericapiserver "k8s.io/apiserver/pkg/server"
 
 	"keelson.dev/keelson/core/auth"
+	registryadmission "keelson.dev/keelson/core/registry/admission"
 )
 
 // admit builds the admission chain.
 func (s *Server) admit(gc *genericapiserver.Config) error {
 	plugins := admission.NewPlugins()
 	lifecycle.Register(plugins)
+	registryadmission.Register(plugins)
 	auth.RegisterEscalation(plugins, s.rbac, s.rbac)
-	names := []string{lifecycle.PluginName, auth.EscalationPlugin}
+	names := append([]string{lifecycle.PluginName}, registryadmission.Names...)
+	names = append(names, auth.EscalationPlugin)
 	init := initializer.New(s.client, nil, s.factory, s.rbac, gc.FeatureGate, gc.EffectiveVersion, gc.DrainedNotify(), nil)
 	chain, err := plugins.NewFromPlugins(names, noConfig{}, init, admission.Decorators{
 		admission.DecoratorFunc(admissionmetrics.WithControllerMetrics),

@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -158,8 +159,46 @@ func TestWatch(t *testing.T) {
 	}
 }
 
-func TestWatchFromTooOldIsGone(t *testing.T) {
+func TestHistoryThatIsGone(t *testing.T) {
 	h := start(t)
+	ctx, maps := t.Context(), h.admin.CoreV1().ConfigMaps("default")
+	var first *corev1.ConfigMap
+	for i := range 5 {
+		cm, err := maps.Create(ctx, configMap(fmt.Sprintf("m%d", i), nil), metav1.CreateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if first == nil {
+			first = cm
+		}
+	}
+	page, err := maps.List(ctx, metav1.ListOptions{Limit: 2})
+	if err != nil || page.Continue == "" {
+		t.Fatalf("first page: %v, %v", page, err)
+	}
+	if _, err := maps.Create(ctx, configMap("later", nil), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.db.Compact(ctx, h.db.Revision()); err != nil {
+		t.Fatal(err)
+	}
+	_, err = maps.List(ctx, metav1.ListOptions{Limit: 2, Continue: page.Continue})
+	if !apierrors.IsResourceExpired(err) {
+		t.Errorf("continue token of a compacted revision: %v, want Expired", err)
+	}
+	var again apierrors.APIStatus
+	if errors.As(err, &again) && again.Status().Continue == "" {
+		t.Error("the refusal has no token to go on with")
+	}
+	w, err := maps.Watch(ctx, metav1.ListOptions{ResourceVersion: first.ResourceVersion})
+	if err == nil {
+		e := <-w.ResultChan()
+		err = apierrors.FromObject(e.Object)
+		w.Stop()
+	}
+	if !apierrors.IsResourceExpired(err) && !apierrors.IsGone(err) {
+		t.Errorf("watch from a compacted revision: %v, want Expired", err)
+	}
 	for what, list := range map[string]metav1.ListOptions{
 		"made up": {ResourceVersion: "999999999"},
 	} {
@@ -170,7 +209,7 @@ func TestWatchFromTooOldIsGone(t *testing.T) {
 			t.Errorf("%s: got %v, want a refusal of a version of the future", what, err)
 		}
 	}
-	_, err := h.admin.CoreV1().ConfigMaps("default").List(t.Context(), metav1.ListOptions{Continue: "garbage"})
+	_, err = h.admin.CoreV1().ConfigMaps("default").List(t.Context(), metav1.ListOptions{Continue: "garbage"})
 	if !apierrors.IsBadRequest(err) {
 		t.Errorf("bad continue token: %v, want BadRequest", err)
 	}
@@ -366,7 +405,7 @@ func TestFieldValidationAndDryRun(t *testing.T) {
 		{"Ignore", unknown, 201, ""},
 		{"Sometimes", unknown, 422, "fieldValidation"},
 		{"Strict", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"Bad_Name"}}`, 422, "metadata.name: Invalid value"},
-		{"Strict", `{"apiVersion":"v1","kind":"Secret","metadata":{"name":"x"}}`, 400, "does not match"},
+		{"Strict", `{"apiVersion":"v1","kind":"Secret","metadata":{"name":"x"}}`, 400, "cannot be handled as a ConfigMap"},
 		{"Strict", `nonsense`, 400, ""},
 	} {
 		code, text := post(tt.mode, tt.body)

@@ -24,6 +24,7 @@ type harness struct {
 	*Server
 	dir   string
 	pki   *pki.Authority
+	db    *store.DB
 	admin kubernetes.Interface // with a client certificate of system:masters
 }
 
@@ -74,7 +75,7 @@ func startIn(t testing.TB, dir, addr string) (h *harness, stop func()) {
 	case <-time.After(30 * time.Second):
 		t.Fatal("not ready after 30 s")
 	}
-	h = &harness{Server: s, dir: dir, pki: authority}
+	h = &harness{Server: s, dir: dir, pki: authority, db: db}
 	h.admin = client(t, h.as(t, "admin", "system:masters"))
 	return h, stop
 }
