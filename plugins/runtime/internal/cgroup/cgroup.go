@@ -154,13 +154,14 @@ func (h *Host) Procs(path string) []int {
 	return pids
 }
 
-// Kill kills all processes in path and below, and waits until they are gone.
+// Kill kills all processes in path and below but this one (which may have a thread
+// there, a Spawner's), and waits until they are gone.
 func (h *Host) Kill(ctx context.Context, path string) error {
 	for {
 		if h.Unified != "" {
 			_ = os.WriteFile(filepath.Join(h.Unified, path, "cgroup.kill"), []byte("1"), 0o644) // since 5.14; kill below does it too
 		}
-		pids := h.Procs(path)
+		pids := slices.DeleteFunc(h.Procs(path), func(pid int) bool { return pid == os.Getpid() })
 		if len(pids) == 0 {
 			return nil
 		}

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	goruntime "runtime"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -42,7 +43,7 @@ func (h *Host) NewSpawner(path string) (*Spawner, error) {
 // thread's move into the v1 cgroups.
 func (s *Spawner) Run(ctx context.Context, h *Host, path string, ready func(error)) {
 	goruntime.LockOSThread() // never unlocked: the thread ends, it is in a foreign cgroup
-	var err error
+	before, err := os.ReadFile("/proc/thread-self/cgroup")
 	tid := strconv.Itoa(unix.Gettid())
 	seen := map[string]bool{}
 	for _, root := range h.V1 {
@@ -61,6 +62,7 @@ func (s *Spawner) Run(ctx context.Context, h *Host, path string, ready func(erro
 			if s.unified != nil {
 				_ = s.unified.Close()
 			}
+			h.back(tid, string(before))
 			return
 		case f := <-s.work:
 			f()
@@ -82,5 +84,20 @@ func (s *Spawner) Start(ctx context.Context, cmd *exec.Cmd) error {
 		return <-done
 	case <-ctx.Done():
 		return ctx.Err()
+	}
+}
+
+// back moves a thread to where it was. Its end would do, but the Go runtime never
+// ends a process' first thread.
+func (h *Host) back(tid, cgroups string) {
+	for line := range strings.Lines(cgroups) {
+		f := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(f) != 3 || f[1] == "" {
+			continue
+		}
+		name, _, _ := strings.Cut(f[1], ",")
+		if root := h.V1[name]; root != "" {
+			_ = os.WriteFile(filepath.Join(root, f[2], "tasks"), []byte(tid), 0o644) // as far as it goes
+		}
 	}
 }
