@@ -185,6 +185,7 @@ func (s *Server) install(gc *genericapiserver.Config, groups []*genericapiserver
 	if err := generic.InstallAPIGroups(named...); err != nil {
 		return fmt.Errorf("install API groups: %w", err)
 	}
+	serveOpenAPI(generic, gc)
 	return installDiscovery(generic, tokens)
 }
 
