@@ -19,29 +19,9 @@ const asideName = "set-aside"
 // checkFiles looks at Badger's files before Badger does, because Badger mends what it finds without asking: it deletes
 // tables that a damaged or missing manifest does not name, and it crashes on a table whose index is garbled.
 func checkFiles(dir string, opts badger.Options, used bool) error {
-	files, err := os.ReadDir(dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("open store: %w", err)
-	}
-	tables := map[uint64]string{}
-	data := false
-	for _, f := range files {
-		switch filepath.Ext(f.Name()) {
-		case ".sst":
-			data = true
-			if id, ok := table.ParseFileID(f.Name()); ok {
-				tables[id] = filepath.Join(dir, f.Name())
-			}
-		case ".mem", ".vlog":
-			data = true
-			// A kill between the making of a file and its allocation leaves it empty, and Badger refuses to open that.
-			// Should it have held something, then load finds it missing.
-			if info, err := f.Info(); err == nil && info.Size() == 0 {
-				if err := os.Remove(filepath.Join(dir, f.Name())); err != nil {
-					return fmt.Errorf("open store: %w", err)
-				}
-			}
-		}
+	tables, data, err := listFiles(dir)
+	if err != nil {
+		return err
 	}
 	manifestPath := filepath.Join(dir, badger.ManifestFilename)
 	f, err := os.Open(manifestPath)
@@ -78,6 +58,35 @@ func checkFiles(dir string, opts badger.Options, used bool) error {
 		return setAside(dir, tables)
 	}
 	return nil
+}
+
+// listFiles returns the tables by number, and whether there are files that hold data.
+func listFiles(dir string) (tables map[uint64]string, data bool, err error) {
+	files, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, false, fmt.Errorf("open store: %w", err)
+	}
+	tables = map[uint64]string{}
+	for _, f := range files {
+		path := filepath.Join(dir, f.Name())
+		switch filepath.Ext(f.Name()) {
+		case ".sst":
+			data = true
+			if id, ok := table.ParseFileID(f.Name()); ok {
+				tables[id] = path
+			}
+		case ".mem", ".vlog":
+			data = true
+			// A kill between the making of a file and its allocation leaves it empty, and Badger refuses to open that.
+			// Should it have held something, then load finds it missing.
+			if info, err := f.Info(); err == nil && info.Size() == 0 {
+				if err := os.Remove(path); err != nil {
+					return nil, false, fmt.Errorf("open store: %w", err)
+				}
+			}
+		}
+	}
+	return tables, data, nil
 }
 
 // setAside keeps a second link to each of the tables, which Badger is about to delete.

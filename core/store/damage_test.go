@@ -147,6 +147,17 @@ func verdict(t *testing.T, template, acks string, apply func(string, []byte) err
 			t.Fatal(err)
 		}
 	}
+	first := judge(t, dir, acks)
+	// What is damaged has to stay damaged: opening must not mend it into something that is served.
+	second := judge(t, dir, acks)
+	if strings.HasPrefix(first, "damaged ") != strings.HasPrefix(second, "damaged ") {
+		t.Errorf("first %q, when opened again %q", first, second)
+	}
+	return first
+}
+
+func judge(t *testing.T, dir, acks string) string {
+	t.Helper()
 	cmd := child(t, "verify", dir, acks)
 	var said bytes.Buffer
 	cmd.Stderr = &said
