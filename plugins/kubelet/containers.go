@@ -101,7 +101,7 @@ func (k *Kubelet) containerConfig(ctx context.Context, r startRequest) (*runtime
 	if err != nil {
 		return nil, err
 	}
-	security, err := containerSecurity(pod, c, r.image.Info, filepath.Join(k.env.DataDir, "seccomp"))
+	security, err := containerSecurity(pod, c, r.image.Info, seccompRoot)
 	if err != nil {
 		return nil, err
 	}

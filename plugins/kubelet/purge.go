@@ -55,7 +55,7 @@ func purge(ctx context.Context, cfg Config, dataDir, runDir string, log *slog.Lo
 	for _, dir := range []string{cfg.LogDir, cfg.ContainerLogLinks} {
 		_ = os.Remove(dir) // only if nobody else has something in it
 	}
-	errs = append(errs, removeTree(pods), os.RemoveAll(filepath.Join(dataDir, logMarks)), os.RemoveAll(filepath.Join(dataDir, "seccomp")))
+	errs = append(errs, removeTree(pods), os.RemoveAll(filepath.Join(dataDir, logMarks)))
 	if runDir != "" {
 		errs = append(errs, os.RemoveAll(runDir))
 	}

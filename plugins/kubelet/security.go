@@ -216,3 +216,6 @@ func selinux(o *corev1.SELinuxOptions) *runtimeapi.SELinuxOption {
 	}
 	return &runtimeapi.SELinuxOption{User: o.User, Role: o.Role, Type: o.Type, Level: o.Level}
 }
+
+// seccompRoot is where Localhost seccomp profiles lie, as on every Kubernetes node.
+const seccompRoot = "/var/lib/kubelet/seccomp"

@@ -249,10 +249,16 @@ func setPhase(in *statusInput, s *corev1.PodStatus) {
 	if in.Phase != "" && in.Ended {
 		s.Phase = in.Phase
 	}
+	if !in.Ended && (s.Phase == corev1.PodFailed || s.Phase == corev1.PodSucceeded) {
+		s.Phase = in.Old.Phase // a sidecar may still run: the end is told when all is over
+		if s.Phase == "" {
+			s.Phase = corev1.PodPending
+		}
+	}
 	if in.Reason != "" && (in.Ended || in.Phase != "") {
 		s.Reason, s.Message = in.Reason, in.Message
 	}
-	// A pod that once ran does not become pending again, and ends only when all its containers are dead.
+	// A pod that once ran does not become pending again.
 	if s.Phase == corev1.PodPending && in.Old.Phase == corev1.PodRunning {
 		s.Phase = corev1.PodRunning
 	}

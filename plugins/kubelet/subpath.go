@@ -76,7 +76,7 @@ func makeInside(root, sub string) error {
 		if err != nil {
 			return fmt.Errorf("create subPath: %w", err)
 		}
-		if err := r.Chmod(path, info.Mode().Perm()); err != nil {
+		if err := r.Chmod(path, info.Mode()&(fs.ModePerm|fs.ModeSetgid)); err != nil {
 			return fmt.Errorf("create subPath: %w", err)
 		}
 		if st, ok := sysGroup(info); ok {
