@@ -1,0 +1,42 @@
+package controllers
+
+import (
+	"strings"
+	"testing"
+
+	"keelson.dev/keelson/plugins/kit/kittest"
+)
+
+func TestConfig(t *testing.T) {
+	for _, tt := range []struct{ name, config, want string }{
+		{"empty", ``, ""},
+		{"one out", `{"controllers":["*","-endpoints"]}`, ""},
+		{"no such controller", `{"controllers":["*","-nothing"]}`, "controllers[0]"},
+		{"unknown field", `{"workers":3}`, "workers"},
+		{"grace shorter than the period", `{"nodeMonitorPeriod":"10s","nodeMonitorGracePeriod":"5s"}`, "nodeMonitorGracePeriod"},
+		{"mask", `{"nodeCIDRMaskSizeIPv4":33}`, "nodeCIDRMaskSizeIPv4"},
+		{"negative threshold", `{"terminatedPodThreshold":-1}`, "terminatedPodThreshold"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			env := kittest.NewEnv(t, Plugin)
+			env.Config = []byte(tt.config)
+			_, err := New(env)
+			switch want := strings.ReplaceAll(tt.want, "[0]", "["); {
+			case tt.want == "" && err != nil:
+				t.Errorf("got %v, want no error", err)
+			case tt.want != "" && (err == nil || !strings.Contains(err.Error(), want)):
+				t.Errorf("got %v, want one about %s", err, tt.want)
+			}
+		})
+	}
+}
+
+// TestEveryControllerIsMade: the list of names and the switch agree.
+func TestEveryControllerIsMade(t *testing.T) {
+	c := Config{Controllers: []string{"*", "-podgc"}}
+	for _, name := range names {
+		if got, want := c.enabled(name), name != "podgc"; got != want {
+			t.Errorf("enabled(%s) is %t, want %t", name, got, want)
+		}
+	}
+}
