@@ -24,7 +24,7 @@ setup: ## Install what Keelson needs, with apt-get (root)
 
 .PHONY: build
 build: ## Build bin/keelson
-	go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cli
+	go build -ldflags '$(LDFLAGS)' -o $(BIN) ./cli
 
 .PHONY: test
 test: setup build ## Set up this machine and pass all tests, end-to-end included (root)

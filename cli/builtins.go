@@ -49,6 +49,9 @@ func builtinNames() string {
 func kernelBuiltins() []kernel.Builtin {
 	list := make([]kernel.Builtin, len(builtins))
 	for i, p := range builtins {
+		if p.Scope == "" {
+			p.Scope = kit.ScopeNode // as Describe says of it
+		}
 		list[i] = kernel.Builtin{Name: p.Name, Kind: p.Kind, Scope: v1alpha1.PluginScope(p.Scope)}
 	}
 	return list

@@ -12,6 +12,7 @@ import (
 	"k8s.io/component-base/cli"
 	cmdutil "k8s.io/kubectl/pkg/cmd/util"
 
+	"keelson.dev/keelson/core/version"
 	"keelson.dev/keelson/plugins/kit"
 )
 
@@ -47,7 +48,7 @@ const pluginRunCommand = "plugin-run"
 
 // runPlugin is the whole life of a built-in plugin's process.
 func runPlugin(args []string) {
-	if len(args) != 1 {
+	if len(args) == 0 {
 		fmt.Fprintln(os.Stderr, "keelson plugin-run NAME is how the kernel starts a built-in plugin; people use keelson plugins")
 		os.Exit(2)
 	}
@@ -56,5 +57,6 @@ func runPlugin(args []string) {
 		fmt.Fprintf(os.Stderr, "keelson plugin-run: unknown built-in plugin %q; there are %s\n", args[0], builtinNames())
 		os.Exit(2)
 	}
-	kit.Main(plugin)
+	plugin.Version = version.Build()
+	kit.Main(plugin) // arguments after the name are the Plugin object's, for the plugin to read
 }
