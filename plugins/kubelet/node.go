@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"runtime"
+	"runtime/debug"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -16,6 +18,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
+	"k8s.io/apimachinery/pkg/util/version"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -154,6 +157,24 @@ func (n *nodeReporter) update(ctx context.Context) error {
 	return nil
 }
 
+// kubeletVersion is the version that the node reports. Clients read it as a semantic version (version skew checks do), so a build without one
+// reports the Kubernetes version whose libraries it is made of.
+func kubeletVersion(own string) string {
+	own = "v" + strings.TrimPrefix(own, "v")
+	if _, err := version.ParseSemantic(own); err == nil {
+		return own
+	}
+	info, ok := debug.ReadBuildInfo()
+	if ok {
+		for _, d := range info.Deps {
+			if minor, found := strings.CutPrefix(d.Version, "v0."); d.Path == "k8s.io/api" && found {
+				return "v1." + minor + "+keelson"
+			}
+		}
+	}
+	return "v" + apiMinor + ".0+keelson"
+}
+
 func withoutHeartbeat(s corev1.NodeStatus) corev1.NodeStatus {
 	out := *s.DeepCopy()
 	for i := range out.Conditions {
@@ -173,13 +194,10 @@ func (n *nodeReporter) status(ctx context.Context, old *corev1.NodeStatus) corev
 	}
 	s.Addresses = append(s.Addresses, corev1.NodeAddress{Type: corev1.NodeHostName, Address: k.env.Node.Name})
 	s.DaemonEndpoints.KubeletEndpoint.Port = int32(k.cfg.Port)
-	version := k.env.Version
-	if version != "" && version[0] != 'v' {
-		version = "v" + version
-	}
+	ownVersion := kubeletVersion(k.env.Version)
 	m := k.machine
 	s.NodeInfo = corev1.NodeSystemInfo{MachineID: m.machineID, SystemUUID: m.uuid, BootID: m.bootID, KernelVersion: m.kernel, OSImage: m.osImage,
-		ContainerRuntimeVersion: old.NodeInfo.ContainerRuntimeVersion, KubeletVersion: version, OperatingSystem: runtime.GOOS, Architecture: runtime.GOARCH}
+		ContainerRuntimeVersion: old.NodeInfo.ContainerRuntimeVersion, KubeletVersion: ownVersion, OperatingSystem: runtime.GOOS, Architecture: runtime.GOARCH}
 	problem := n.runtimeStatus(ctx, &s)
 	n.conditions(&s, problem)
 	return s
