@@ -153,6 +153,9 @@ func (s *Server) ExecSync(ctx context.Context, req *cri.ExecSyncRequest) (*cri.E
 	if err != nil {
 		return nil, rpcError(fmt.Errorf("exec in container %s: %w", c.rec.ID, err))
 	}
+	if rec := c.snapshot(); code != 0 && !alive(rec.Pid, rec.PidStart) { // the OCI runtime's words, not the command's
+		return nil, rpcError(fmt.Errorf("exec in container %s: it has ended meanwhile: %w", c.rec.ID, errState))
+	}
 	s.metrics.observe("exec_sync", begin)
 	return &cri.ExecSyncResponse{Stdout: stdout.Bytes(), Stderr: stderr.Bytes(), ExitCode: int32(code)}, nil
 }

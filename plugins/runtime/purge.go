@@ -83,6 +83,7 @@ func (s *Server) stopGently(ctx context.Context, sb *sandbox) error {
 	if err := s.stopSandbox(clean, sb); err != nil {
 		return errors.Join(append(errs, fmt.Errorf("stop sandbox %s: %w", sb.rec.ID, err))...)
 	}
+	s.host.RemoveEmpty(sb.rec.CgroupParent) // no kubelet is there to do it
 	return nil
 }
 
