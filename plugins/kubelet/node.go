@@ -25,6 +25,8 @@ import (
 const (
 	// heartbeat is how often an unchanged node status is written all the same; the lease tells that the node lives.
 	heartbeat = 5 * time.Minute
+	// runtimeGrace is how long a ready node stays so without its runtime, which is back within 2 s after a crash.
+	runtimeGrace = 10 * time.Second
 	// maxImages is how many images the node's status lists.
 	maxImages = 50
 )
@@ -35,6 +37,7 @@ type nodeReporter struct {
 	node  *corev1.Node
 	wrote time.Time
 	ready bool
+	since time.Time // when the runtime's present trouble began
 }
 
 func newNodeReporter(k *Kubelet) *nodeReporter { return &nodeReporter{k: k} }
@@ -286,6 +289,14 @@ func (n *nodeReporter) conditions(s *corev1.NodeStatus, problem string) {
 	choose(corev1.NodePIDPressure, pids, "KubeletHasInsufficientPID", "KubeletHasSufficientPID", "kubelet has sufficient PID available")
 	was := n.ready
 	n.ready = problem == ""
+	if problem == "" {
+		n.since = time.Time{}
+	} else if n.since.IsZero() {
+		n.since = time.Now()
+	}
+	if problem != "" && time.Since(n.since) < runtimeGrace && slices.ContainsFunc(s.Conditions, func(c corev1.NodeCondition) bool { return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue }) {
+		return // the runtime is being restarted: no reason to take the node's pods out of service
+	}
 	if problem != "" {
 		set(corev1.NodeReady, false, "KubeletNotReady", problem)
 		n.k.env.Health.SetStarting(problem)
