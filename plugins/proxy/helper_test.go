@@ -60,7 +60,7 @@ func BenchmarkRootChangeAmong5000(b *testing.B) {
 	i := 0
 	for b.Loop() {
 		i++
-		if sent, err := t.update(map[string]*content{"default/svc7": contentOf("svc7", 7, 2+i%2)}); err != nil || !sent {
+		if sent, err := t.update(map[string]*content{"default/svc7": contentOf("svc7", 7, 3-i%2)}); err != nil || !sent {
 			b.Fatal(sent, err)
 		}
 	}

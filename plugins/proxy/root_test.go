@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os"
 	"net/netip"
 	"strings"
 	"sync"
@@ -290,9 +289,6 @@ func TestRootDualStack(t *testing.T) {
 	w := newWorld(t, "fd00:3::2", "fd00:3::3")
 	w.put(service("web", "fd96::20", nil), slice("web", ready("fd00:3::3")))
 	w.start()
-	if os.Getenv("DBG") != "" {
-		setSysctl(t, "bridge/bridge-nf-call-ip6tables", os.Getenv("DBG"))
-	}
 	w.answers("fd00:3::2", "tcp", "[fd96::20]:80", "fd00:3::3 fd00:3::2")
 	w.answers("fd00:3::2", "udp", "[fd96::20]:80", "fd00:3::3")
 	w.answers("fd00:3::3", "tcp", "[fd96::20]:80", "fd00:3::3 fd00:3::1")

@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"encoding/binary"
 	"fmt"
 
 	"github.com/google/nftables"
@@ -18,11 +17,13 @@ const (
 	dynsetDelete = 2
 )
 
-// Registers of the rules: the client's address, a random number, and the endpoint with
-// its address and port, in this order.
+// Registers of the rules: the client's address; the chain's ID, which is the first field
+// of two keys; the second one, a random number, gives way to the endpoint that is found
+// with it: its address and port.
 const (
 	regClient = 0
-	regRandom = 5
+	regChain  = 6
+	regRandom = 8
 	regTarget = 8
 )
 
@@ -80,14 +81,14 @@ func (t *table) rule(conn *nftables.Conn, chain string, groups ...[]expr.Any) {
 }
 
 // writeChain writes the rules of one of a service's chains, which is empty.
-func (t *table) writeChain(conn *nftables.Conn, name string, c chain) error {
+func (t *table) writeChain(conn *nftables.Conn, name string, c chain) {
 	if len(c.allow) > 0 {
 		for _, p := range c.allow {
 			t.rule(conn, name, t.fam.SourceIn(p), nft.Goto(c.next))
 		}
 		t.rule(conn, name, nft.SourceLocal(), nft.Goto(c.next))
 		t.rule(conn, name, nft.Drop())
-		return nil
+		return
 	}
 	if c.inside != "" {
 		for _, p := range t.podCIDRs {
@@ -102,78 +103,43 @@ func (t *table) writeChain(conn *nftables.Conn, name string, c chain) error {
 		t.rule(conn, name, t.fam.SourceNotIn(t.podCIDRs[0]), nft.SetMark(t.mark))
 	}
 	if len(c.endpoints) == 0 {
-		return nil
+		return
 	}
-	pick, err := t.pick(conn, c.endpoints)
-	if err != nil {
-		return fmt.Errorf("add endpoints of chain %s: %w", name, err)
-	}
+	pick := t.pick(name, c.endpoints)
 	dnat := t.fam.DNAT(regTarget, regTarget+t.fam.Registers)
 	if c.affinity == "" {
 		t.rule(conn, name, pick, dnat)
-		return nil
+		return
 	}
-	return t.writeAffinity(conn, name, c, pick, dnat)
+	t.writeAffinity(conn, name, c, pick, dnat)
 }
 
 // writeAffinity writes three rules: a client whose endpoint is still one goes there; one
 // whose endpoint has gone is forgotten; one that is not known is given an endpoint.
-func (t *table) writeAffinity(conn *nftables.Conn, name string, c chain, pick, dnat []expr.Any) error {
-	t.lastID++
-	valid := &nftables.Set{Table: t.nf, ID: t.lastID, Name: "__set%d", Anonymous: true, Constant: true, Concatenation: true, KeyType: t.target()}
-	elems := make([]nftables.SetElement, len(c.endpoints))
-	for i, e := range c.endpoints {
-		elems[i] = nftables.SetElement{Key: nft.Key(e.addr.AsSlice(), nft.Port(e.port))}
-	}
-	if err := addAnonymous(conn, valid, elems); err != nil {
-		return err
-	}
-	t.lastID++
-	gone := *valid
-	gone.ID = t.lastID
-	if err := addAnonymous(conn, &gone, elems); err != nil {
-		return err
-	}
-	clients := &nftables.Set{Name: c.affinity}
-	client := t.fam.SourceAddress(regClient)
+func (t *table) writeAffinity(conn *nftables.Conn, name string, c chain, pick, dnat []expr.Any) {
+	members, clients := t.sets[setMembers], &nftables.Set{Name: c.affinity}
+	known := nft.Rule(t.fam.SourceAddress(regClient), nft.Map(clients, regClient, regTarget), loadChain(name))
 	remember := func(op uint32) []expr.Any {
 		return []expr.Any{&expr.Dynset{SrcRegKey: nft.Reg(regClient), SrcRegData: nft.Reg(regTarget), SetName: c.affinity, Operation: op}}
 	}
-	t.rule(conn, name, client, nft.Map(clients, regClient, regTarget), nft.Lookup(valid, regTarget), remember(dynsetUpdate), dnat)
-	t.rule(conn, name, client, nft.Map(clients, regClient, regTarget), nft.LookupNot(&gone, regTarget), remember(dynsetDelete))
-	t.rule(conn, name, client, pick, remember(dynsetAdd), dnat)
-	return nil
+	t.rule(conn, name, known, nft.Lookup(members, regChain), remember(dynsetUpdate), dnat)
+	t.rule(conn, name, known, nft.LookupNot(members, regChain), remember(dynsetDelete))
+	t.rule(conn, name, t.fam.SourceAddress(regClient), pick, remember(dynsetAdd), dnat)
+}
+
+func loadChain(name string) []expr.Any {
+	return []expr.Any{&expr.Immediate{Register: nft.Reg(regChain), Data: chainID(name)}}
 }
 
 // pick loads an endpoint, chosen at random.
-func (t *table) pick(conn *nftables.Conn, endpoints []endpoint) ([]expr.Any, error) {
+func (t *table) pick(name string, endpoints []endpoint) []expr.Any {
 	if len(endpoints) == 1 {
 		return []expr.Any{
 			&expr.Immediate{Register: nft.Reg(regTarget), Data: endpoints[0].addr.AsSlice()},
 			&expr.Immediate{Register: nft.Reg(regTarget + t.fam.Registers), Data: nft.Port(endpoints[0].port)},
-		}, nil
+		}
 	}
-	t.lastID++
-	set := &nftables.Set{Table: t.nf, ID: t.lastID, Name: "__map%d", Anonymous: true, Constant: true, IsMap: true, KeyType: nftables.TypeInteger, DataType: t.target()}
-	elems := make([]nftables.SetElement, len(endpoints))
-	for i, e := range endpoints {
-		elems[i] = nftables.SetElement{Key: binary.NativeEndian.AppendUint32(nil, uint32(i)), Val: nft.Key(e.addr.AsSlice(), nft.Port(e.port))}
-	}
-	if err := addAnonymous(conn, set, elems); err != nil {
-		return nil, err
-	}
-	return append([]expr.Any{&expr.Numgen{Register: nft.Reg(regRandom), Modulus: uint32(len(endpoints)), Type: unix.NFT_NG_RANDOM}},
-		nft.Map(set, regRandom, regTarget)...), nil
-}
-
-// addAnonymous adds a set that belongs to one rule. The library adds elements to an
-// anonymous set together with the set alone, and does not split them into messages; the
-// kernel takes more as long as no rule has the set yet.
-func addAnonymous(conn *nftables.Conn, set *nftables.Set, elems []nftables.SetElement) error {
-	if err := conn.AddSet(set, nil); err != nil {
-		return fmt.Errorf("add nftables set: %w", err)
-	}
-	open := *set
-	open.Anonymous, open.Constant = false, false
-	return nft.AddElements(conn, &open, elems)
+	return nft.Rule(loadChain(name),
+		[]expr.Any{&expr.Numgen{Register: nft.Reg(regRandom), Modulus: uint32(len(endpoints)), Type: unix.NFT_NG_RANDOM}},
+		nft.Map(t.sets[setEndpoints], regChain, regTarget))
 }

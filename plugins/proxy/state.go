@@ -3,6 +3,7 @@ package proxy
 import (
 	"crypto/sha256"
 	"encoding/base32"
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -21,6 +22,8 @@ const (
 	setNoIPs                     // address . protocol . port : reject or drop
 	setNoPorts                   // protocol . port : reject or drop
 	setHairpins                  // address . address, of endpoints on this node
+	setEndpoints                 // chain . number : address . port
+	setMembers                   // chain . address . port, of chains with affinity
 	setKinds
 )
 
@@ -52,13 +55,22 @@ type chain struct {
 
 func (c chain) equal(d chain) bool {
 	return slices.Equal(c.allow, d.allow) && c.next == d.next && c.markAll == d.markAll && c.markOthers == d.markOthers &&
-		c.inside == d.inside && slices.Equal(c.endpoints, d.endpoints) && c.affinity == d.affinity && c.seconds == d.seconds
+		c.inside == d.inside && c.affinity == d.affinity && c.seconds == d.seconds && len(c.endpoints) == len(d.endpoints) &&
+		(len(c.endpoints) > 1 || slices.Equal(c.endpoints, d.endpoints)) // several are in setEndpoints, not in the rules
 }
+
+// chainID is how a chain is named in setEndpoints and setMembers: eight bytes.
+func chainID(name string) []byte {
+	sum := sha256.Sum256([]byte(name))
+	return sum[:8]
+}
+
+func endpointData(e endpoint) []byte { return nft.Key(e.addr.AsSlice(), nft.Port(e.port)) }
 
 // content is what a service has in the kernel, in one family.
 type content struct {
 	chains     map[string]chain
-	elements   map[element]string // what it does: a chain's name or one of the verdicts
+	elements   map[element]string // what it does: a chain's name, one of the verdicts, or data
 	affinities map[string]time.Duration
 	udp        map[netip.AddrPort][]endpoint // UDP addresses, and where they lead
 	udpNode    map[uint16][]endpoint         // the same for node ports
@@ -97,7 +109,26 @@ func newContent(ports []servicePort, nodeAddresses []netip.Addr) *content {
 			}
 		}
 	}
+	for name, ch := range c.chains {
+		c.addEndpoints(name, ch)
+	}
 	return c
+}
+
+// addEndpoints puts a chain's endpoints into sets that all chains share. A set for each
+// chain would be simpler, but the kernel finds sets by walking a list: 5000 services took
+// ten seconds to write.
+func (c *content) addEndpoints(name string, ch chain) {
+	id := chainID(name)
+	for i, e := range ch.endpoints {
+		if len(ch.endpoints) > 1 {
+			key := nft.Key(id, binary.NativeEndian.AppendUint32(nil, uint32(i)))
+			c.elements[element{setEndpoints, string(key)}] = string(endpointData(e))
+		}
+		if ch.affinity != "" {
+			c.elements[element{setMembers, string(append(nft.Key(id), endpointData(e)...))}] = verdictNone
+		}
+	}
 }
 
 func (c *content) add(sp *servicePort) {

@@ -56,6 +56,9 @@ func newTable(fam nft.Family, mark uint32, podCIDRs, serviceCIDRs []netip.Prefix
 		setNoIPs:      {Name: "no-endpoints-ips", KeyType: ip, IsMap: true, DataType: nftables.TypeVerdict},
 		setNoPorts:    {Name: "no-endpoints-node-ports", KeyType: port, IsMap: true, DataType: nftables.TypeVerdict},
 		setHairpins:   {Name: "hairpins", KeyType: pair},
+		setEndpoints: {Name: "endpoints", IsMap: true, DataType: t.target(),
+			KeyType: nftables.MustConcatSetType(nftables.TypeInteger, nftables.TypeInteger, nftables.TypeInteger)},
+		setMembers: {Name: "members", KeyType: nftables.MustConcatSetType(nftables.TypeInteger, nftables.TypeInteger, fam.Address, nftables.TypeInetService)},
 	} {
 		s.Table, s.ID, s.Concatenation = t.nf, uint32(kind)+1, true
 		t.sets[kind] = s
@@ -236,6 +239,10 @@ func (w *writer) compareElements(touched map[element]string) {
 
 func makeElement(e element, verdict string) nftables.SetElement {
 	elem := nftables.SetElement{Key: []byte(e.key)}
+	if e.set == setEndpoints {
+		elem.Val = []byte(verdict)
+		return elem
+	}
 	switch verdict {
 	case verdictNone:
 	case verdictDrop:
@@ -276,9 +283,7 @@ func (w *writer) send() (bool, error) {
 		if !w.newChains[name] {
 			w.conn.FlushChain(t.chain(name))
 		}
-		if err := t.writeChain(w.conn, name, w.changed[name]); err != nil {
-			return false, err
-		}
+		t.writeChain(w.conn, name, w.changed[name])
 	}
 	for _, name := range w.deadChains {
 		w.conn.DelChain(t.chain(name))

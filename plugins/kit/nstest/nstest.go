@@ -32,6 +32,9 @@ func Main(m *testing.M) {
 			fmt.Fprintln(os.Stderr, "nstest:", err)
 		}
 	}
+	if l, err := net.Listen("tcp", "[::1]:0"); err == nil {
+		_ = l.Close() // package net looks once whether there is IPv6: here, not in a bare namespace
+	}
 	os.Exit(m.Run())
 }
 
