@@ -294,7 +294,9 @@ func (n *nodeReporter) conditions(s *corev1.NodeStatus, problem string) {
 	} else if n.since.IsZero() {
 		n.since = time.Now()
 	}
-	if problem != "" && time.Since(n.since) < runtimeGrace && slices.ContainsFunc(s.Conditions, func(c corev1.NodeCondition) bool { return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue }) {
+	if problem != "" && time.Since(n.since) < runtimeGrace && slices.ContainsFunc(s.Conditions, func(c corev1.NodeCondition) bool {
+		return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
+	}) {
 		return // the runtime is being restarted: no reason to take the node's pods out of service
 	}
 	if problem != "" {
