@@ -2,7 +2,11 @@
 
 BIN      := bin/keelson
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
-LDFLAGS  := -s -w -X keelson.dev/keelson/core/version.build=$(VERSION)
+# The Kubernetes release whose modules are in use, as kubectl's own build stamps it.
+KUBE     := $(shell awk '$$1 == "k8s.io/api" {sub(/^v0/, "v1", $$2); print $$2}' go.mod)
+KUBEVER  := k8s.io/component-base/version
+LDFLAGS  := -s -w -X keelson.dev/keelson/core/version.build=$(VERSION) -X $(KUBEVER).gitVersion=$(KUBE)+keelson \
+            -X $(KUBEVER).gitMajor=1 -X $(KUBEVER).gitMinor=$(word 2,$(subst ., ,$(KUBE))) -X $(KUBEVER).gitCommit=$(VERSION)
 BUF      := go run github.com/bufbuild/buf/cmd/buf@v1.70.0
 GOLANGCI := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 FUZZTIME ?= 30s
