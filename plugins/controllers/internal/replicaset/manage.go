@@ -51,9 +51,9 @@ func (c *Controller) manage(ctx context.Context, rs *appsv1.ReplicaSet, active [
 func (c *Controller) create(ctx context.Context, rs *appsv1.ReplicaSet, n int) error {
 	key := control.Key(rs)
 	c.expect.Expect(key, n)
-	template := podFor(rs)
 	done, err := inBatches(n, slowStart, func() error {
-		pod, err := c.client.CoreV1().Pods(rs.Namespace).Create(ctx, template, metav1.CreateOptions{})
+		// A pod of its own for each call: encoding writes to the object.
+		pod, err := c.client.CoreV1().Pods(rs.Namespace).Create(ctx, podFor(rs), metav1.CreateOptions{})
 		if err == nil {
 			c.events.Eventf(rs, corev1.EventTypeNormal, "SuccessfulCreate", "Created pod: %s", pod.Name)
 			return nil
