@@ -48,16 +48,28 @@ type tableConvertor[T Object] struct{ def *Definition[T] }
 
 // ConvertToTable implements rest.TableConvertor.
 func (c *tableConvertor[T]) ConvertToTable(_ context.Context, object, tableOptions runtime.Object) (*metav1.Table, error) {
-	columns, row := c.def.Columns, c.def.Row
+	table, err := c.def.Table(object)
+	if err != nil {
+		return nil, err
+	}
+	if opt, ok := tableOptions.(*metav1.TableOptions); ok && opt.NoHeaders {
+		table.ColumnDefinitions = nil
+	}
+	return table, nil
+}
+
+// Table prints an object or a list of the kind.
+func (d *Definition[T]) Table(object runtime.Object) (*metav1.Table, error) {
+	columns, row := d.Columns, d.Row
 	if row == nil {
 		columns = []metav1.TableColumnDefinition{NameColumn, AgeColumn}
 		row = func(o T) []any { return []any{o.GetName(), Age(o)} }
 	}
-	table := &metav1.Table{}
+	table := &metav1.Table{ColumnDefinitions: columns}
 	add := func(obj runtime.Object) error {
 		o, ok := obj.(T)
 		if !ok {
-			return fmt.Errorf("print table of %s: %T is another kind", c.def.Plural, obj)
+			return fmt.Errorf("print table of %s: %T is another kind", d.Plural, obj)
 		}
 		table.Rows = append(table.Rows, metav1.TableRow{Cells: row(o), Object: runtime.RawExtension{Object: obj}})
 		return nil
@@ -78,9 +90,6 @@ func (c *tableConvertor[T]) ConvertToTable(_ context.Context, object, tableOptio
 		table.RemainingItemCount = m.GetRemainingItemCount()
 	} else if m, err := meta.CommonAccessor(object); err == nil {
 		table.ResourceVersion = m.GetResourceVersion()
-	}
-	if opt, ok := tableOptions.(*metav1.TableOptions); !ok || !opt.NoHeaders {
-		table.ColumnDefinitions = columns
 	}
 	return table, nil
 }
