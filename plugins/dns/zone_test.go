@@ -3,6 +3,7 @@ package dns
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
@@ -406,6 +407,7 @@ func FuzzHandler(f *testing.F) {
 		f.Add(b)
 	}
 	h := newTestHandler(f, nil, cluster()...)
+	h.forward.log = slog.New(slog.DiscardHandler)
 	f.Fuzz(func(t *testing.T, wire []byte) {
 		q := new(dns.Msg)
 		if q.Unpack(wire) != nil {
