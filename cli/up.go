@@ -289,13 +289,12 @@ func (u *upCommand) waitNode(ctx context.Context, cfg *rest.Config, name string)
 			return false, err.Error(), nil
 		}
 		for _, c := range node.Status.Conditions {
-			if c.Type != corev1.NodeReady || c.LastHeartbeatTime.Time.Before(u.since) {
-				continue // not yet, or from before this start
+			if c.Type == corev1.NodeReady && c.Status != corev1.ConditionTrue {
+				return false, c.Message, nil
 			}
-			if c.Status == corev1.ConditionTrue {
-				return true, "", nil
+			if c.Type == corev1.NodeReady {
+				return u.nodeIsAlive(ctx, client, name)
 			}
-			return false, c.Message, nil
 		}
 		return false, "the node has reported no condition yet", nil
 	})
@@ -304,6 +303,19 @@ func (u *upCommand) waitNode(ctx context.Context, cfg *rest.Config, name string)
 	}
 	u.say("Node", "%s is Ready", name)
 	return nil
+}
+
+// nodeIsAlive says whether the node's kubelet has renewed its lease since this
+// start: its status may be from before, and unchanged.
+func (u *upCommand) nodeIsAlive(ctx context.Context, client kubernetes.Interface, name string) (bool, string, error) {
+	lease, err := client.CoordinationV1().Leases(corev1.NamespaceNodeLease).Get(ctx, name, metav1.GetOptions{})
+	if err != nil {
+		return false, err.Error(), nil
+	}
+	if lease.Spec.RenewTime == nil || lease.Spec.RenewTime.Time.Before(u.since) {
+		return false, "the kubelet has not renewed the node's lease yet", nil
+	}
+	return true, "", nil
 }
 
 // every calls check until it is done, fails, or ctx ends; then the error says

@@ -109,6 +109,7 @@ func parseAll[T any](path string, in []string, parse func(string) (T, error)) ([
 // own fairness, so the client has no limit.
 func restConfig(name string, api API) *rest.Config {
 	return &rest.Config{
+		WarningHandler: rest.NoWarnings{}, // deprecations are for people; in a log they are noise
 		Host: api.Server,
 		TLSClientConfig: rest.TLSClientConfig{
 			CAData: api.CA, CertData: api.Cert, KeyData: api.Key,

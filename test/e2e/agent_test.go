@@ -57,7 +57,7 @@ func TestAgent(t *testing.T) {
 	a.kubectl(t, "expose", "pod", "web", "--port=80")
 	a.kubectl(t, "wait", "--for=condition=Ready", "pod/web", "--timeout=60s")
 	a.kubectl(t, "run", "client", "--image=example/busybox:1.35", on("worker"), "--restart=Never", "--",
-		"sh", "-c", "for i in 1 2 3 4 5 6 7 8 9 10; do wget -q -T 2 -O - http://web.default.svc.cluster.local && exit; sleep 0.5; done; exit 1")
+		"sh", "-c", "for i in 1 2 3 4 5 6 7 8 9 10; do wget -q -O - http://web.default.svc.cluster.local && exit; sleep 0.5; done; exit 1")
 	eventually(t, 60*time.Second, "the client on the worker is done", func() error {
 		if phase := a.kubectl(t, "get", "pod", "client", "-o", "jsonpath={.status.phase}"); phase != "Succeeded" {
 			return fmt.Errorf("phase %s", phase)

@@ -109,7 +109,7 @@ func TestRefused(t *testing.T) {
 	t.Run("damaged store", func(t *testing.T) {
 		m.keelson(t, "up")
 		m.keelson(t, "down")
-		manifest := filepath.Join(m.data, "store", "MANIFEST")
+		manifest := filepath.Join(m.data, "store", "badger", "MANIFEST")
 		data, err := os.ReadFile(manifest)
 		if err != nil {
 			t.Fatal(err)
