@@ -21,9 +21,9 @@ var builtins = []string{"controllers", "dns", "kubelet", "network", "proxy", "ru
 // TestCluster leads one cluster through its life, in the order in which a user
 // would; each step builds on those before.
 func TestCluster(t *testing.T) {
-	before := takeInventory(t)
 	m := newMachine(t, "a", "192.0.2.10")
 	plug(t, m, nil)
+	before := takeInventory(t)
 	c := &cluster{machine: m, url: "http://192.0.2.10:30080/"}
 
 	for _, step := range []struct {

@@ -46,8 +46,8 @@ func (c *cluster) testWrongInput(t *testing.T) {
 			[]string{"dada", "unknown field"}},
 		{"missing image name", []string{"kubectl", "apply", "-f", manifest("apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec: {containers: [{name: c}]}\n")},
 			[]string{"spec.containers[0].image"}},
-		{"unknown built-in plugin", []string{"kubectl", "apply", "-f", manifest("apiVersion: keelson.dev/v1alpha1\nkind: Plugin\nmetadata: {name: x}\nspec: {kind: dns, source: {}}\n")},
-			[]string{"spec.source"}},
+		{"plugin without a checksum", []string{"kubectl", "apply", "-f", manifest("apiVersion: keelson.dev/v1alpha1\nkind: Plugin\nmetadata: {name: x}\nspec: {kind: dns, source: {path: /x}}\n")},
+			[]string{"spec.source.sha256"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			out, code := c.try(test.command[0], test.command[1:]...)
@@ -64,6 +64,14 @@ func (c *cluster) testWrongInput(t *testing.T) {
 			}
 		})
 	}
+	t.Run("unknown built-in plugin", func(t *testing.T) {
+		c.kubectl(t, "apply", "-f", manifest("apiVersion: keelson.dev/v1alpha1\nkind: Plugin\nmetadata: {name: nope}\nspec: {kind: dns, source: {builtIn: true}}\n"))
+		eventually(t, 10*time.Second, "a reason in the plugin's status", func() error {
+			return contains(c.kubectl(t, "get", "plugin", "nope", "-o", "jsonpath={.status.phase} {.status.lastError}"),
+				"Failed", "spec.source.builtIn", `"nope"`)
+		})
+		c.kubectl(t, "delete", "plugin", "nope")
+	})
 	t.Run("pod whose image does not exist", func(t *testing.T) {
 		c.kubectl(t, "run", "nope", "--image=example/nope:1")
 		eventually(t, 60*time.Second, "a reason in the pod's events", func() error {
