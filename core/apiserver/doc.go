@@ -17,6 +17,6 @@
 // (default roles, four namespaces, the service "kubernetes" with its endpoints)
 // and put them right when somebody changes them.
 //
-// Logs of klog, that is of all Kubernetes libraries in this process, go to
-// Config.Log as soon as a Server exists.
+// The Kubernetes libraries below log to klog, which is the process's: whoever runs
+// the process sends it to its own logger (core/kernel does).
 package apiserver

@@ -14,7 +14,6 @@ import (
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-	"k8s.io/klog/v2"
 
 	"keelson.dev/keelson/core/pki"
 	"keelson.dev/keelson/core/store"
@@ -68,7 +67,6 @@ func startIn(t testing.TB, dir, addr string) (h *harness, stop func()) {
 		if err := db.Close(); err != nil {
 			t.Errorf("close store: %v", err)
 		}
-		klog.SetSlogLogger(slog.New(slog.DiscardHandler)) // nobody may log to a test that has ended
 	}
 	select {
 	case <-s.Ready():

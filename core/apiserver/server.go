@@ -17,7 +17,6 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-	"k8s.io/klog/v2"
 
 	"keelson.dev/keelson/core/auth"
 	"keelson.dev/keelson/core/registry"
@@ -54,7 +53,6 @@ func New(c Config) (*Server, error) {
 	if err := c.validate(); err != nil {
 		return nil, fmt.Errorf("API server: %w", err)
 	}
-	klog.SetSlogLogger(c.Log)
 	ln, err := listen(context.Background(), c.Listen) // binding does not wait
 	if err != nil {
 		return nil, err

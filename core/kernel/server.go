@@ -16,6 +16,7 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/klog/v2"
 
 	"keelson.dev/keelson/core/apiserver"
 	"keelson.dev/keelson/core/auth"
@@ -39,6 +40,7 @@ type server struct {
 // RunServer runs a server until ctx ends, or until a part of it fails.
 func RunServer(ctx context.Context, cfg Config) error {
 	begin := time.Now()
+	klog.SetSlogLogger(cfg.Log) // what the Kubernetes libraries have to say
 	if err := makeDirs(cfg.DataDir, cfg.RunDir); err != nil {
 		return err
 	}
