@@ -18,6 +18,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	"k8s.io/klog/v2"
 
 	"keelson.dev/keelson/core/pki"
 	"keelson.dev/keelson/core/pluginhost"
@@ -143,6 +144,7 @@ func readJoinFile(path string) (*joinFile, error) {
 // RunAgent runs the plugins of a further node until ctx ends. It does not need
 // the server to answer at its start.
 func RunAgent(ctx context.Context, cfg AgentConfig) error {
+	klog.SetSlogLogger(cfg.Log)
 	join, err := readJoinFile(cfg.JoinFile)
 	if err != nil {
 		return err
