@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -82,6 +83,27 @@ func plug(t *testing.T, a, b *machine) {
 	must(t, a.command("ip", "route", "add", "default", "dev", "eth0"))
 }
 
+// realKubectl is the machine's kubectl, or, where there is none, the one that is
+// built into the binary, under a name of which the binary knows that it is kubectl.
+var realKubectl = func() func(bin string) string {
+	var once sync.Once
+	var path string
+	return func(bin string) string {
+		once.Do(func() {
+			var err error
+			if path, err = exec.LookPath("kubectl"); err == nil {
+				return
+			}
+			fmt.Fprintln(os.Stderr, "NOTE: no kubectl in PATH; the one built into keelson takes its place")
+			path = filepath.Join(os.TempDir(), fmt.Sprintf("keelson-kubectl-%d", os.Getpid()), "kubectl")
+			if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.Symlink(bin, path)); err != nil {
+				panic(err)
+			}
+		})
+		return path
+	}
+}()
+
 func needRoot(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() == 0 {
@@ -104,6 +126,9 @@ func (m *machine) command(name string, args ...string) *exec.Cmd {
 		case "image":
 			args = append(args, "--run-dir="+m.run)
 		}
+	}
+	if name == "kubectl" {
+		name = realKubectl(m.bin)
 	}
 	cmd := exec.Command("nsenter", append([]string{"--net=/run/netns/" + m.ns, name}, args...)...)
 	cmd.Env = append(os.Environ(), "KUBECONFIG="+m.kubeconfig, "LC_ALL=C.UTF-8")

@@ -189,7 +189,7 @@ func hostMain(dir string) int {
 // shortDir is a folder with a path short enough for Unix sockets.
 func shortDir(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("/tmp", "kh")
+	dir, err := os.MkdirTemp("/tmp", "kh") //nolint:usetesting // sockets need a short path
 	if err != nil {
 		t.Fatal(err)
 	}
