@@ -156,7 +156,7 @@ func nodeConfig(name, ip string) (kernel.Node, error) {
 		node.Addresses = []netip.Addr{addr}
 		return node, nil
 	}
-	for _, s := range strings.Split(ip, ",") {
+	for s := range strings.SplitSeq(ip, ",") {
 		addr, err := netip.ParseAddr(strings.TrimSpace(s))
 		if err != nil {
 			return node, fmt.Errorf("--node-ip %q: must be an IP address of this machine", s)

@@ -137,7 +137,7 @@ func TestWatch(t *testing.T) {
 		t.Fatal(err)
 	}
 	obj.Labels = map[string]string{"hidden": "yes"} // leaves the selection: a deletion to this watcher
-	if obj, err = maps.Update(ctx, obj, metav1.UpdateOptions{}); err != nil {
+	if _, err = maps.Update(ctx, obj, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	if err := maps.Delete(ctx, "before", metav1.DeleteOptions{}); err != nil {

@@ -65,7 +65,7 @@ func published() *runtime.Scheme {
 		if gvk.Version == runtime.APIVersionInternal {
 			continue
 		}
-		if obj, ok := reflect.New(t).Interface().(runtime.Object); ok {
+		if obj, ok := reflect.TypeAssert[runtime.Object](reflect.New(t)); ok {
 			s.AddKnownTypeWithName(gvk, obj)
 		}
 	}

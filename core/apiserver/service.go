@@ -73,10 +73,10 @@ func (s *Server) ensureServiceObject(ctx context.Context) error {
 }
 
 func (s *Server) ensureEndpoints(ctx context.Context) error {
-	endpoints := s.client.CoreV1().Endpoints(metav1.NamespaceDefault) //nolint:staticcheck // clients still read it
-	want := &corev1.Endpoints{                                        //nolint:staticcheck // as above
+	endpoints := s.client.CoreV1().Endpoints(metav1.NamespaceDefault) // clients still read it
+	want := &corev1.Endpoints{
 		ObjectMeta: serviceMeta(map[string]string{discoveryv1.LabelSkipMirror: "true"}),
-		Subsets: []corev1.EndpointSubset{{ //nolint:staticcheck // as above
+		Subsets: []corev1.EndpointSubset{{
 			Addresses: []corev1.EndpointAddress{{IP: s.config.AdvertiseAddress.String()}},
 			Ports:     []corev1.EndpointPort{{Name: "https", Port: s.port(), Protocol: corev1.ProtocolTCP}},
 		}},
@@ -108,10 +108,10 @@ func (s *Server) ensureSlice(ctx context.Context) error {
 		AddressType: family,
 		Endpoints: []discoveryv1.Endpoint{{
 			Addresses:  []string{s.config.AdvertiseAddress.String()},
-			Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(true)},
+			Conditions: discoveryv1.EndpointConditions{Ready: new(true)},
 		}},
 		Ports: []discoveryv1.EndpointPort{
-			{Name: ptr.To("https"), Port: ptr.To(s.port()), Protocol: ptr.To(corev1.ProtocolTCP)},
+			{Name: new("https"), Port: new(s.port()), Protocol: ptr.To(corev1.ProtocolTCP)},
 		},
 	}
 	got, err := slices.Get(ctx, serviceName, metav1.GetOptions{})

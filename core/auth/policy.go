@@ -1,6 +1,8 @@
 package auth
 
 import (
+	"maps"
+
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -32,9 +34,7 @@ func verbs(v ...string) []string { return v }
 // bootstrapMeta marks an object as ours to repair.
 func bootstrapMeta(name string, more map[string]string) metav1.ObjectMeta {
 	labels := map[string]string{"kubernetes.io/bootstrapping": "rbac-defaults"}
-	for k, v := range more {
-		labels[k] = v
-	}
+	maps.Copy(labels, more)
 	return metav1.ObjectMeta{
 		Name:        name,
 		Labels:      labels,

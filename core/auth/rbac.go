@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -194,12 +195,7 @@ func superuser(u user.Info) bool {
 	if u == nil {
 		return false
 	}
-	for _, g := range u.GetGroups() {
-		if g == user.SystemPrivilegedGroup {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(u.GetGroups(), user.SystemPrivilegedGroup)
 }
 
 // visit calls f for each rule of u until it returns false. f must not call back

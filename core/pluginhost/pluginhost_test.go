@@ -16,9 +16,9 @@ import (
 
 func TestBackoff(t *testing.T) {
 	var b backoff
-	want := []time.Duration{0, 100, 200, 400, 800, 1600, 3200, 6400, 12800, 25600, 30000, 30000}
-	for i, w := range want {
-		w *= time.Millisecond
+	want := []int{0, 100, 200, 400, 800, 1600, 3200, 6400, 12800, 25600, 30000, 30000}
+	for i, ms := range want {
+		w := time.Duration(ms) * time.Millisecond
 		if got := b.next(time.Second); got > w || got < w-w/10 {
 			t.Errorf("wait %d: got %s, want %s less at most a tenth", i, got, w)
 		}

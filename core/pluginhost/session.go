@@ -230,8 +230,7 @@ func (s *session) rpcError(what string, err error) error {
 
 // explain adds to an error how the process ended by itself, and its last words.
 func (s *session) explain(err error) error {
-	var permanent *permanentError
-	if errors.As(err, &permanent) {
+	if _, ok := errors.AsType[*permanentError](err); ok {
 		return err
 	}
 	ending := s.process.ending()

@@ -137,17 +137,17 @@ type Description struct {
 type Phase string
 
 const (
-	// PhaseStarting: launched, not yet able to do all its work.
+	// PhaseStarting means that it is launched and not yet able to do all its work.
 	PhaseStarting Phase = "Starting"
-	// PhaseRunning: does its work.
+	// PhaseRunning means that it does its work.
 	PhaseRunning Phase = "Running"
-	// PhaseDegraded: works in part; Message says what is amiss.
+	// PhaseDegraded means that it works in part; Message says what is amiss.
 	PhaseDegraded Phase = "Degraded"
-	// PhaseBackOff: ended; started again soon.
+	// PhaseBackOff means that it ended and is started again soon.
 	PhaseBackOff Phase = "BackOff"
-	// PhaseStopped: not wanted.
+	// PhaseStopped means that it is not wanted.
 	PhaseStopped Phase = "Stopped"
-	// PhaseFailed: cannot run; LastError says why and what would help.
+	// PhaseFailed means that it cannot run; LastError says why and what would help.
 	PhaseFailed Phase = "Failed"
 )
 

@@ -130,8 +130,7 @@ func (u *unit) supervise(ctx context.Context) {
 // failed notes why a plugin does not run, and waits until it should be tried again.
 func (u *unit) failed(ctx context.Context, changed <-chan struct{}, b *backoff, ran time.Duration, err error) {
 	phase, wait := PhaseBackOff, time.Duration(0)
-	var final *permanentError
-	if errors.As(err, &final) {
+	if final, ok := errors.AsType[*permanentError](err); ok {
 		phase, wait = PhaseFailed, final.again
 	} else {
 		wait = b.next(ran)

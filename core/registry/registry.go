@@ -2,6 +2,7 @@ package registry
 
 import (
 	"fmt"
+	"maps"
 	"sort"
 
 	"k8s.io/apimachinery/pkg/runtime"
@@ -101,9 +102,7 @@ func APIGroups(c Config) ([]*genericapiserver.APIGroupInfo, error) {
 		if info.VersionedResourcesStorageMap[gv.Version] == nil {
 			info.VersionedResourcesStorageMap[gv.Version] = map[string]rest.Storage{}
 		}
-		for path, st := range storages {
-			info.VersionedResourcesStorageMap[gv.Version][path] = st
-		}
+		maps.Copy(info.VersionedResourcesStorageMap[gv.Version], storages)
 	}
 	var all []*genericapiserver.APIGroupInfo
 	for _, g := range groups {

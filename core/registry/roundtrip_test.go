@@ -39,7 +39,7 @@ func fill(v reflect.Value, r *rand.Rand, depth int) {
 		p.Raw = []byte(`{"a":1}`)
 		return
 	case *metav1.FieldsV1:
-		p.Raw = []byte(`{"f:metadata":{}}`)
+		p.SetRawBytes([]byte(`{"f:metadata":{}}`))
 		return
 	case *metav1.TypeMeta: // the codecs write and clear it
 		return

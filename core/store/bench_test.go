@@ -32,9 +32,7 @@ func BenchmarkCreate(b *testing.B) {
 			b.ReportAllocs()
 			b.ResetTimer()
 			for range parallel {
-				wg.Add(1)
-				go func() {
-					defer wg.Done()
+				wg.Go(func() {
 					for {
 						i := n.Add(1)
 						if i > int64(b.N) {
@@ -42,7 +40,7 @@ func BenchmarkCreate(b *testing.B) {
 						}
 						mustCreate(ctx, b, s, benchPod("ns", fmt.Sprint("p", i)))
 					}
-				}()
+				})
 			}
 			wg.Wait()
 			b.StopTimer()
@@ -65,13 +63,11 @@ func fill(b *testing.B, s *Storage, n int) {
 	b.Helper()
 	var wg sync.WaitGroup
 	for w := range 16 {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
+		wg.Go(func() {
 			for i := w; i < n; i += 16 {
 				mustCreate(b.Context(), b, s, benchPod("ns", fmt.Sprintf("p%05d", i)))
 			}
-		}()
+		})
 	}
 	wg.Wait()
 }

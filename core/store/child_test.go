@@ -92,15 +92,13 @@ func childWrite(limit time.Duration) {
 	}
 	var wg sync.WaitGroup
 	for i := range childWorkers {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
+		wg.Go(func() {
 			key := fmt.Sprintf("/registry/things/%d", i)
 			from := lastNumber(db, key) + 1
 			if err := writeWorker(ctx, db, key, from, 1<<30, (i*9973)%60000, report); err != nil {
 				report("error " + err.Error() + "\n")
 			}
-		}()
+		})
 	}
 	wg.Wait()
 }

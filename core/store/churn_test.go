@@ -30,9 +30,7 @@ func TestChurn(t *testing.T) {
 	for i := range objects {
 		p := pod("ns", fmt.Sprint(i))
 		mustCreate(ctx, t, s, p)
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
+		wg.Go(func() {
 			for r := range rounds {
 				err := s.GuaranteedUpdate(ctx, podKey(p), &example.Pod{}, false, nil, storage.SimpleUpdate(func(o kruntime.Object) (kruntime.Object, error) {
 					o.(*example.Pod).Annotations = map[string]string{"round": fmt.Sprint(r), "data": data}
@@ -43,7 +41,7 @@ func TestChurn(t *testing.T) {
 					return
 				}
 			}
-		}()
+		})
 	}
 	wg.Wait()
 	waitFor(t, "only current versions are left", func() bool {

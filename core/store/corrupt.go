@@ -72,8 +72,7 @@ type unsafeStorage struct{ *Storage }
 // Get implements storage.Interface.
 func (s *unsafeStorage) Get(ctx context.Context, key string, opts storage.GetOptions, out runtime.Object) error {
 	err := s.Storage.Get(ctx, key, opts, out)
-	var corrupt *corruptObjectError
-	if errors.As(err, &corrupt) {
+	if corrupt, ok := errors.AsType[*corruptObjectError](err); ok {
 		return storage.NewCorruptObjError(key, corrupt)
 	}
 	return err
@@ -82,8 +81,7 @@ func (s *unsafeStorage) Get(ctx context.Context, key string, opts storage.GetOpt
 // GetList implements storage.Interface.
 func (s *unsafeStorage) GetList(ctx context.Context, key string, opts storage.ListOptions, list runtime.Object) error {
 	err := s.Storage.GetList(ctx, key, opts, list)
-	var all *corruptListError
-	if errors.As(err, &all) {
+	if all, ok := errors.AsType[*corruptListError](err); ok {
 		return all.status(s.resource)
 	}
 	return err
@@ -141,8 +139,7 @@ func (e *corruptListError) Error() string {
 func (e *corruptListError) status(resource schema.GroupResource) error {
 	var causes []metav1.StatusCause
 	for _, err := range e.errs {
-		var se *storage.StorageError
-		if errors.As(err, &se) {
+		if se, ok := errors.AsType[*storage.StorageError](err); ok {
 			causes = append(causes, metav1.StatusCause{Type: metav1.CauseTypeUnexpectedServerResponse, Field: se.Key, Message: err.Error()})
 		}
 	}

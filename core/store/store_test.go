@@ -209,13 +209,11 @@ func TestSharedSync(t *testing.T) {
 	const writers, each = 32, 20
 	var wg sync.WaitGroup
 	for i := range writers {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
+		wg.Go(func() {
 			for j := range each {
 				mustCreate(ctx, t, s, pod("ns", fmt.Sprintf("p-%d-%d", i, j)))
 			}
-		}()
+		})
 	}
 	wg.Wait()
 	// The sequence number in HEAD counts commits.
@@ -233,9 +231,7 @@ func TestConcurrentUpdates(t *testing.T) {
 	var mu sync.Mutex
 	seen := map[string]bool{}
 	for range writers {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
+		wg.Go(func() {
 			for range each {
 				out := &example.Pod{}
 				err := s.GuaranteedUpdate(ctx, "/pods/ns/counter", out, false, nil, storage.SimpleUpdate(func(o runtime.Object) (runtime.Object, error) {
@@ -250,7 +246,7 @@ func TestConcurrentUpdates(t *testing.T) {
 				seen[out.ResourceVersion] = true
 				mu.Unlock()
 			}
-		}()
+		})
 	}
 	wg.Wait()
 	got := &example.Pod{}

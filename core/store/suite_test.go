@@ -145,8 +145,8 @@ func checkStored(s *Storage) storagetesting.KeyValidation {
 		if err != nil {
 			t.Fatalf("decode %q: %v", data, err)
 		}
-		if pod := obj.(*example.Pod); pod.ResourceVersion != "" || pod.SelfLink != "" {
-			t.Errorf("stored with resource version %q and self link %q, want none", pod.ResourceVersion, pod.SelfLink)
+		if pod := obj.(*example.Pod); pod.ResourceVersion != "" || pod.SelfLink != "" { //nolint:staticcheck // as long as the field is there
+			t.Errorf("stored with resource version %q and self link %q, want none", pod.ResourceVersion, pod.SelfLink) //nolint:staticcheck // as above
 		}
 	}
 }

@@ -55,7 +55,7 @@ func (r *reader) read() (*objState, error) {
 }
 
 func (r *reader) empty() runtime.Object {
-	if u, ok := r.v.Addr().Interface().(runtime.Unstructured); ok {
+	if u, ok := reflect.TypeAssert[runtime.Unstructured](r.v.Addr()); ok {
 		return u.NewEmptyInstance()
 	}
 	return reflect.New(r.v.Type()).Interface().(runtime.Object)

@@ -13,7 +13,6 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/apiserver/pkg/features"
 	"k8s.io/apiserver/pkg/storage"
@@ -120,8 +119,7 @@ func (s *Storage) register(w *watcher, rev uint64, opts storage.ListOptions) err
 	s.mu.Lock()
 	s.watchers.add(w)
 	s.mu.Unlock()
-	db.wg.Add(1) // ended by w.ctx, Close or its own fault
-	go func() { defer db.wg.Done(); w.run() }()
+	db.wg.Go(w.run) // ended by w.ctx, Close or its own fault
 	return nil
 }
 
@@ -384,7 +382,7 @@ func (w *watcher) matches(d *decoded) (bool, error) {
 }
 
 func (w *watcher) bookmark(ev *event) (*watch.Event, error) {
-	var obj runtime.Object = w.s.newFunc()
+	obj := w.s.newFunc()
 	if err := w.s.versioner.UpdateObject(obj, ev.rev); err != nil {
 		return nil, fmt.Errorf("set revision of bookmark: %w", err)
 	}

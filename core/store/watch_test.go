@@ -162,20 +162,16 @@ func TestWatchNoGap(t *testing.T) {
 	last := uint64(writers*each) + mustRevision(t, first.ResourceVersion)
 	var wg sync.WaitGroup
 	for i := range writers {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
+		wg.Go(func() {
 			for j := range each {
 				mustCreate(ctx, t, s, pod("ns", fmt.Sprintf("p-%d-%d", i, j)))
 			}
-		}()
+		})
 	}
 	var start atomic.Uint64
 	start.Store(mustRevision(t, first.ResourceVersion))
 	for range 20 {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
+		wg.Go(func() {
 			from := start.Load()
 			w, err := s.Watch(ctx, "/pods/", storage.ListOptions{ResourceVersion: fmt.Sprint(from), Recursive: true, Predicate: storage.Everything})
 			if err != nil {
@@ -193,7 +189,7 @@ func TestWatchNoGap(t *testing.T) {
 					start.Store(want)
 				}
 			}
-		}()
+		})
 	}
 	wg.Wait()
 }

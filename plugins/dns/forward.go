@@ -40,7 +40,6 @@ type forwarder struct {
 	cache *answerCache
 	own   []netip.Addr // our addresses: asking them would never end
 	busy  atomic.Int64
-	next  atomic.Uint64
 
 	mu        sync.Mutex // guards all below
 	servers   []string

@@ -24,8 +24,7 @@ var nodeAddress = netip.MustParseAddr("169.254.20.10")
 // ports. Its addresses are the node's, whatever link a packet comes by.
 func ensureLink(addrs []netip.Addr) error {
 	link, err := netlink.LinkByName(linkName)
-	var missing netlink.LinkNotFoundError
-	if errors.As(err, &missing) {
+	if _, ok := errors.AsType[netlink.LinkNotFoundError](err); ok {
 		attrs := netlink.LinkAttrs{Name: linkName}
 		err = netlink.LinkAdd(&netlink.Dummy{LinkAttrs: attrs})
 		if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOENT) {
@@ -70,8 +69,7 @@ func ensureLink(addrs []netip.Addr) error {
 // deleteLink removes the link, if it is there.
 func deleteLink() error {
 	link, err := netlink.LinkByName(linkName)
-	var missing netlink.LinkNotFoundError
-	if errors.As(err, &missing) {
+	if _, ok := errors.AsType[netlink.LinkNotFoundError](err); ok {
 		return nil
 	}
 	if err == nil {

@@ -31,13 +31,13 @@ import (
 func cluster() []runtime.Object {
 	meta := func(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Namespace: "default", Name: name} }
 	ports := []corev1.ServicePort{{Name: "http", Protocol: corev1.ProtocolTCP, Port: 80}, {Name: "dns", Protocol: corev1.ProtocolUDP, Port: 53}, {Protocol: corev1.ProtocolTCP, Port: 9}}
-	slicePorts := []discoveryv1.EndpointPort{{Name: ptr.To("http"), Protocol: ptr.To(corev1.ProtocolTCP), Port: ptr.To(int32(8080))}}
+	slicePorts := []discoveryv1.EndpointPort{{Name: new("http"), Protocol: ptr.To(corev1.ProtocolTCP), Port: new(int32(8080))}}
 	slice := func(service string, kind discoveryv1.AddressType, eps ...discoveryv1.Endpoint) *discoveryv1.EndpointSlice {
 		m := meta(service + "-" + strings.ToLower(string(kind)))
 		m.Labels = map[string]string{discoveryv1.LabelServiceName: service}
 		return &discoveryv1.EndpointSlice{ObjectMeta: m, AddressType: kind, Endpoints: eps, Ports: slicePorts}
 	}
-	ready := discoveryv1.EndpointConditions{Ready: ptr.To(true)}
+	ready := discoveryv1.EndpointConditions{Ready: new(true)}
 	many := make([]discoveryv1.Endpoint, 100)
 	for i := range many {
 		many[i] = discoveryv1.Endpoint{Addresses: []string{fmt.Sprintf("10.244.9.%d", i+1)}, Conditions: ready}
@@ -47,10 +47,10 @@ func cluster() []runtime.Object {
 		&corev1.Service{ObjectMeta: meta("web"), Spec: corev1.ServiceSpec{ClusterIP: "10.96.0.20", ClusterIPs: []string{"10.96.0.20", "fd96::20"}, Ports: ports}},
 		&corev1.Service{ObjectMeta: meta("db"), Spec: corev1.ServiceSpec{ClusterIP: "None", ClusterIPs: []string{"None"}, Ports: ports}},
 		slice("db", discoveryv1.AddressTypeIPv4,
-			discoveryv1.Endpoint{Addresses: []string{"10.244.1.5"}, Hostname: ptr.To("db-0"), Conditions: ready},
+			discoveryv1.Endpoint{Addresses: []string{"10.244.1.5"}, Hostname: new("db-0"), Conditions: ready},
 			discoveryv1.Endpoint{Addresses: []string{"10.244.1.6"}, Conditions: ready},
-			discoveryv1.Endpoint{Addresses: []string{"10.244.1.7"}, Hostname: ptr.To("db-2"), Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(false)}}),
-		slice("db", discoveryv1.AddressTypeIPv6, discoveryv1.Endpoint{Addresses: []string{"fd00::5"}, Hostname: ptr.To("db-0"), Conditions: ready}),
+			discoveryv1.Endpoint{Addresses: []string{"10.244.1.7"}, Hostname: new("db-2"), Conditions: discoveryv1.EndpointConditions{Ready: new(false)}}),
+		slice("db", discoveryv1.AddressTypeIPv6, discoveryv1.Endpoint{Addresses: []string{"fd00::5"}, Hostname: new("db-0"), Conditions: ready}),
 		&corev1.Service{ObjectMeta: meta("empty"), Spec: corev1.ServiceSpec{ClusterIP: "None"}},
 		&corev1.Service{ObjectMeta: meta("many"), Spec: corev1.ServiceSpec{ClusterIP: "None"}},
 		slice("many", discoveryv1.AddressTypeIPv4, many...),
@@ -372,7 +372,7 @@ func TestOddQueries(t *testing.T) {
 }
 
 func TestConfigFaults(t *testing.T) {
-	cfg := Config{TTL: ptr.To(uint32(9999)), CacheEntries: ptr.To(-1), Upstreams: []string{"1.2.3.4", "here"}}
+	cfg := Config{TTL: new(uint32(9999)), CacheEntries: new(-1), Upstreams: []string{"1.2.3.4", "here"}}
 	cfg.SetDefaults()
 	var fields []string
 	for _, e := range cfg.Validate() {

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"runtime/debug"
+	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -110,7 +111,7 @@ func parseAll[T any](path string, in []string, parse func(string) (T, error)) ([
 func restConfig(name string, api API) *rest.Config {
 	return &rest.Config{
 		WarningHandler: rest.NoWarnings{}, // deprecations are for people; in a log they are noise
-		Host: api.Server,
+		Host:           api.Server,
 		TLSClientConfig: rest.TLSClientConfig{
 			CAData: api.CA, CertData: api.Cert, KeyData: api.Key,
 		},
@@ -138,16 +139,13 @@ func toStatus(err error) error {
 // isFieldError finds a field.Error in the chain, also inside an Aggregate, which
 // does not unwrap.
 func isFieldError(err error) bool {
-	var one *field.Error
-	if errors.As(err, &one) {
+	if _, ok := errors.AsType[*field.Error](err); ok {
 		return true
 	}
 	var many interface{ Errors() []error }
 	if errors.As(err, &many) {
-		for _, e := range many.Errors() {
-			if isFieldError(e) {
-				return true
-			}
+		if slices.ContainsFunc(many.Errors(), isFieldError) {
+			return true
 		}
 	}
 	return false

@@ -104,7 +104,7 @@ func (c *cgroups) create(uid string, r *runtimeapi.LinuxContainerResources, pids
 // enableV2 makes the path and switches the controllers on at each level above it.
 func (c *cgroups) enableV2(path string) error {
 	dir := c.mount
-	for _, part := range strings.Split(strings.Trim(path, "/"), "/") {
+	for part := range strings.SplitSeq(strings.Trim(path, "/"), "/") {
 		for _, controller := range []string{"+cpu", "+memory", "+pids", "+io", "+cpuset"} {
 			_ = os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte(controller), 0) // a controller may be missing
 		}

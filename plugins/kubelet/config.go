@@ -20,7 +20,7 @@ type Config struct {
 	// ContainerLogLinks holds one link per container log; /var/log/containers by default.
 	ContainerLogLinks string `json:"containerLogLinks,omitempty"`
 	// ContainerLogMaxSize is the size at which a log is rotated; 10Mi by default.
-	ContainerLogMaxSize resource.Quantity `json:"containerLogMaxSize,omitempty"`
+	ContainerLogMaxSize resource.Quantity `json:"containerLogMaxSize"`
 	// ContainerLogMaxFiles is how many files a log has at most, the live one included; 5 by default, at least 2.
 	ContainerLogMaxFiles int `json:"containerLogMaxFiles,omitempty"`
 	// MaxPods is the number of pods the node takes; 110 by default.
@@ -32,9 +32,9 @@ type Config struct {
 	// CgroupRoot is the parent of the pods' cgroups; /keelson/pods by default.
 	CgroupRoot string `json:"cgroupRoot,omitempty"`
 	// RelistPeriod is how often the runtime is listed although its events flow; 60s by default, 1s while they do not.
-	RelistPeriod metav1.Duration `json:"relistPeriod,omitempty"`
+	RelistPeriod metav1.Duration `json:"relistPeriod"`
 	// LeaseDuration is the life of the node's lease, renewed each quarter of it; 40s by default.
-	LeaseDuration metav1.Duration `json:"leaseDuration,omitempty"`
+	LeaseDuration metav1.Duration `json:"leaseDuration"`
 	// ResolvConf is the node's resolver file that pods with dnsPolicy Default get; /etc/resolv.conf by default.
 	ResolvConf string `json:"resolvConf,omitempty"`
 	// PodPidsLimit is the number of processes a pod may have; -1 (the default) means no limit.

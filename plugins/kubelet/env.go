@@ -342,9 +342,9 @@ func expand(s string, lookup func(string) (string, bool)) string {
 
 func lookupIn(env []envVar) func(string) (string, bool) {
 	return func(name string) (string, bool) {
-		for i := len(env) - 1; i >= 0; i-- {
-			if env[i].Name == name {
-				return env[i].Value, true
+		for _, e := range slices.Backward(env) {
+			if e.Name == name {
+				return e.Value, true
 			}
 		}
 		return "", false

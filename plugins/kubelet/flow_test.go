@@ -26,7 +26,6 @@ type node struct {
 	api    *fake.Clientset
 	cri    *fakeCRI
 	env    *kit.Env
-	cfg    Config
 	socket string
 }
 
@@ -223,9 +222,9 @@ func TestKubeletRestartTouchesNothing(t *testing.T) {
 	pod := simplePod("web")
 	pod.Spec.Containers[0].ReadinessProbe = &corev1.Probe{ProbeHandler: corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"true"}}}, PeriodSeconds: 1, TimeoutSeconds: 1}
 	n.create(pod)
-	before := n.await("web", "ready", isReady)
+	n.await("web", "ready", isReady)
 	n.cri.exit(t, "app", 1)
-	before = n.await("web", "restarted", func(p *corev1.Pod) bool { return p.Status.ContainerStatuses[0].RestartCount == 1 && isReady(p) })
+	before := n.await("web", "restarted", func(p *corev1.Pod) bool { return p.Status.ContainerStatuses[0].RestartCount == 1 && isReady(p) })
 	stop()
 	n.cri.takeCalls()
 	n.api.ClearActions()

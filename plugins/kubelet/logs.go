@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -46,7 +47,7 @@ func parseLogLine(raw []byte) (logLine, error) {
 		l.Text = parts[3]
 	}
 	if !l.Partial {
-		l.Text = append(l.Text[:len(l.Text):len(l.Text)], '\n')
+		l.Text = append(slices.Clip(l.Text), '\n')
 	}
 	return l, nil
 }
@@ -260,8 +261,8 @@ func tailOffset(f *os.File, n int64) (int64, error) {
 		if _, err := f.ReadAt(part, left); err != nil && !errors.Is(err, io.EOF) {
 			return 0, err
 		}
-		for i := len(part) - 1; i >= 0; i-- {
-			if part[i] != '\n' || left+int64(i) == end-1 {
+		for i, p := range slices.Backward(part) {
+			if p != '\n' || left+int64(i) == end-1 {
 				continue
 			}
 			if count++; count == n {

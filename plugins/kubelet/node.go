@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -91,9 +92,7 @@ func (n *nodeReporter) labels() map[string]string {
 		corev1.LabelHostname: n.k.env.Node.Name, corev1.LabelOSStable: runtime.GOOS, corev1.LabelArchStable: runtime.GOARCH,
 		"beta.kubernetes.io/os": runtime.GOOS, "beta.kubernetes.io/arch": runtime.GOARCH,
 	}
-	for key, v := range n.k.cfg.Labels {
-		out[key] = v
-	}
+	maps.Copy(out, n.k.cfg.Labels)
 	return out
 }
 

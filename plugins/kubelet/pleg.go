@@ -187,7 +187,7 @@ func (p *pleg) orphan(ctx context.Context, uid types.UID) {
 			p.mu.Unlock()
 		}()
 		if err := p.k.endOrphan(ctx, uid); err != nil && ctx.Err() == nil {
-			p.k.log.Warn("Orphaned pod is not removed yet", "podUID", string(uid), "err", err)
+			p.k.log.Warn("Orphaned pod is not removed yet", "podUid", string(uid), "err", err)
 		}
 	})
 }
@@ -197,7 +197,7 @@ func (k *Kubelet) endOrphan(ctx context.Context, uid types.UID) error {
 	if err != nil {
 		return err
 	}
-	k.log.Info("Ending a pod that the API does not have", "podUID", string(uid))
+	k.log.Info("Ending a pod that the API does not have", "podUid", string(uid))
 	var wg sync.WaitGroup
 	for _, c := range state.running() {
 		wg.Go(func() {

@@ -67,7 +67,7 @@ func makeInside(root, sub string) error {
 	}
 	defer r.Close()
 	path := ""
-	for _, part := range strings.Split(filepath.Clean(sub), "/") {
+	for part := range strings.SplitSeq(filepath.Clean(sub), "/") {
 		path = filepath.Join(path, part)
 		err := r.Mkdir(path, 0o750)
 		if errors.Is(err, fs.ErrExist) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path"
 	"time"
 
@@ -22,9 +23,7 @@ func (v *volumes) configMapFiles(ctx context.Context, ns, name string, items []c
 	for k, s := range cm.Data {
 		data[k] = []byte(s)
 	}
-	for k, b := range cm.BinaryData {
-		data[k] = b
-	}
+	maps.Copy(data, cm.BinaryData)
 	return project(data, items, mode, optional(opt), "configmap references non-existent config key")
 }
 
@@ -121,9 +120,7 @@ func (v *volumes) projectedFiles(ctx context.Context, pod *corev1.Pod, src *core
 		if err != nil {
 			return nil, again, err
 		}
-		for k, f := range files {
-			out[k] = f
-		}
+		maps.Copy(out, files)
 	}
 	return out, again, nil
 }

@@ -3,6 +3,7 @@ package kubelet
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -110,9 +111,9 @@ func (w *podWorker) stopContainers(running []*containerInfo) {
 	if apps > 0 || len(sidecars) == 0 {
 		return
 	}
-	for i := len(w.pod.Spec.InitContainers) - 1; i >= 0; i-- {
+	for _, init := range slices.Backward(w.pod.Spec.InitContainers) {
 		for _, c := range sidecars {
-			if c.Metadata.Name == w.pod.Spec.InitContainers[i].Name {
+			if c.Metadata.Name == init.Name {
 				w.kill(c, "", w.remaining(), false)
 				return
 			}

@@ -98,7 +98,7 @@ func (r *rules) replace(podCIDRs []netip.Prefix, masquerade bool, sandboxes map[
 func (r *rules) addChains(conn *nftables.Conn, podCIDRs []netip.Prefix, masquerade bool) {
 	base := func(name string, kind nftables.ChainType, hook *nftables.ChainHook, priority int32) *nftables.Chain {
 		return conn.AddChain(&nftables.Chain{Name: name, Table: r.table, Type: kind, Hooknum: hook,
-			Priority: nftables.ChainPriorityRef(nftables.ChainPriority(priority))})
+			Priority: new(nftables.ChainPriority(priority))})
 	}
 	add := func(c *nftables.Chain, groups ...[]expr.Any) {
 		conn.AddRule(&nftables.Rule{Table: r.table, Chain: c, Exprs: nft.Rule(groups...)})

@@ -172,7 +172,7 @@ func (s *Server) applyRange(cidrs []netip.Prefix) error {
 			}
 			s.pools = append(s.pools, p)
 		}
-		s.env.Log.Info("Pod network is up", "podCIDRs", cidrs, "mtu", mtu, "sandboxes", len(s.sandboxes))
+		s.env.Log.Info("Pod network is up", "podCidrs", cidrs, "mtu", mtu, "sandboxes", len(s.sandboxes))
 		s.warnOfDrops()
 	}
 	s.cidrs, s.mtu, s.bridge, s.reason = cidrs, mtu, bridge, ""

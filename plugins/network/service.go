@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/netip"
 	"os"
 	"slices"
@@ -255,9 +256,7 @@ func isStale(err error) bool {
 func (s *Server) reconcile() {
 	s.mu.Lock()
 	known := map[string]*sandbox{}
-	for id, sb := range s.sandboxes {
-		known[id] = sb
-	}
+	maps.Copy(known, s.sandboxes)
 	s.mu.Unlock()
 	for id, sb := range known {
 		if _, err := os.Stat(sb.Netns); !errors.Is(err, fs.ErrNotExist) {

@@ -137,25 +137,25 @@ func slice(service string, endpoints ...discoveryv1.Endpoint) *discoveryv1.Endpo
 		ObjectMeta:  metav1.ObjectMeta{Namespace: "default", Name: service + "-abc", Labels: map[string]string{discoveryv1.LabelServiceName: service}},
 		AddressType: kind, Endpoints: endpoints,
 		Ports: []discoveryv1.EndpointPort{
-			{Name: ptr.To("tcp"), Protocol: ptr.To(corev1.ProtocolTCP), Port: ptr.To(int32(8080))},
-			{Name: ptr.To("udp"), Protocol: ptr.To(corev1.ProtocolUDP), Port: ptr.To(int32(8080))},
+			{Name: new("tcp"), Protocol: ptr.To(corev1.ProtocolTCP), Port: new(int32(8080))},
+			{Name: new("udp"), Protocol: ptr.To(corev1.ProtocolUDP), Port: new(int32(8080))},
 		},
 	}
 }
 
 func ready(addr string) discoveryv1.Endpoint {
-	return discoveryv1.Endpoint{Addresses: []string{addr}, NodeName: ptr.To("test-node"), Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(true)}}
+	return discoveryv1.Endpoint{Addresses: []string{addr}, NodeName: new("test-node"), Conditions: discoveryv1.EndpointConditions{Ready: new(true)}}
 }
 
 func elsewhere(addr string) discoveryv1.Endpoint {
 	e := ready(addr)
-	e.NodeName = ptr.To("other-node")
+	e.NodeName = new("other-node")
 	return e
 }
 
 func ending(addr string) discoveryv1.Endpoint {
 	e := ready(addr)
-	e.Conditions = discoveryv1.EndpointConditions{Ready: ptr.To(false), Serving: ptr.To(true), Terminating: ptr.To(true)}
+	e.Conditions = discoveryv1.EndpointConditions{Ready: new(false), Serving: new(true), Terminating: new(true)}
 	return e
 }
 
@@ -393,7 +393,7 @@ func TestRootAffinity(t *testing.T) {
 	w := newWorld(t, podA, podB, podC)
 	w.put(service("web", "10.96.0.20", func(s *corev1.Service) {
 		s.Spec.SessionAffinity = corev1.ServiceAffinityClientIP
-		s.Spec.SessionAffinityConfig = &corev1.SessionAffinityConfig{ClientIP: &corev1.ClientIPConfig{TimeoutSeconds: ptr.To(int32(600))}}
+		s.Spec.SessionAffinityConfig = &corev1.SessionAffinityConfig{ClientIP: &corev1.ClientIPConfig{TimeoutSeconds: new(int32(600))}}
 	}), slice("web", ready(podA), ready(podB), ready(podC)))
 	w.start()
 	ask := func() string {

@@ -38,7 +38,7 @@ func (t *table) writeBase(conn *nftables.Conn) error {
 		}
 	}
 	base := func(name string, kind nftables.ChainType, hook *nftables.ChainHook, priority int32) string {
-		conn.AddChain(&nftables.Chain{Name: name, Table: t.nf, Type: kind, Hooknum: hook, Priority: nftables.ChainPriorityRef(nftables.ChainPriority(priority))})
+		conn.AddChain(&nftables.Chain{Name: name, Table: t.nf, Type: kind, Hooknum: hook, Priority: new(nftables.ChainPriority(priority))})
 		return name
 	}
 	for _, name := range []string{"services", "no-endpoints", "unassigned", verdictReject} {

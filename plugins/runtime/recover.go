@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -239,8 +240,8 @@ func unmountBelow(dir string) error {
 	if err != nil {
 		return fmt.Errorf("read the mounts below %s: %w", dir, err)
 	}
-	for i := len(mounts) - 1; i >= 0; i-- {
-		if err := rootfs.Unmount(mounts[i].Mountpoint); err != nil {
+	for _, mount := range slices.Backward(mounts) {
+		if err := rootfs.Unmount(mount.Mountpoint); err != nil {
 			return err
 		}
 	}

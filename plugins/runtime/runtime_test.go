@@ -82,14 +82,14 @@ type process struct {
 func newProcess(t testing.TB) *process {
 	t.Helper()
 	needRoot(t)
-	dir, err := os.MkdirTemp("", "krt")
+	dir, err := os.MkdirTemp("", "krt") //nolint:usetesting // sockets need a short path
 	if err != nil {
 		t.Fatal(err)
 	}
 	p := &process{t: t, dir: dir}
 	t.Cleanup(func() {
 		p.stop(syscall.SIGTERM)
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute) //nolint:usetesting // the test's context has ended
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute) // the test's context has ended
 		defer cancel()
 		if err := StopAll(ctx, dir+"/data", dir+"/run", slog.New(slog.DiscardHandler)); err != nil {
 			t.Errorf("StopAll: %v", err)

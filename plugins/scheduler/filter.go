@@ -3,6 +3,7 @@ package scheduler
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
@@ -156,15 +157,10 @@ func (a *attempt) message(nodes int) string {
 		parts = append(parts, fmt.Sprintf("%d %s", n, reason))
 	}
 	slices.Sort(parts)
-	msg := fmt.Sprintf("0/%d nodes are available", nodes)
-	for i, p := range parts {
-		if i == 0 {
-			msg += ": " + p
-		} else {
-			msg += ", " + p
-		}
+	if len(parts) == 0 {
+		return fmt.Sprintf("0/%d nodes are available.", nodes)
 	}
-	return msg + "."
+	return fmt.Sprintf("0/%d nodes are available: %s.", nodes, strings.Join(parts, ", "))
 }
 
 // withRequirement adds a requirement on one key to a selector.

@@ -82,7 +82,7 @@ func onNode(name string) podOption { return func(p *corev1.Pod) { p.Spec.NodeNam
 func priority(n int32) podOption   { return func(p *corev1.Pod) { p.Spec.Priority = &n } }
 func owned(uid string) podOption {
 	return func(p *corev1.Pod) {
-		p.OwnerReferences = []metav1.OwnerReference{{Kind: "ReplicaSet", Name: uid, UID: types.UID(uid), Controller: ptr.To(true)}}
+		p.OwnerReferences = []metav1.OwnerReference{{Kind: "ReplicaSet", Name: uid, UID: types.UID(uid), Controller: new(true)}}
 	}
 }
 

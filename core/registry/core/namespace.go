@@ -2,7 +2,9 @@ package core
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -83,10 +85,8 @@ func prepareNamespace(_ context.Context, ns *corev1.Namespace) {
 		ns.Labels = map[string]string{}
 	}
 	ns.Labels[corev1.LabelMetadataName] = ns.Name // generateName has been resolved by now
-	for _, f := range ns.Spec.Finalizers {
-		if f == corev1.FinalizerKubernetes {
-			return
-		}
+	if slices.Contains(ns.Spec.Finalizers, corev1.FinalizerKubernetes) {
+		return
 	}
 	ns.Spec.Finalizers = append(ns.Spec.Finalizers, corev1.FinalizerKubernetes)
 }
@@ -150,11 +150,11 @@ func (r *namespaceREST) Delete(ctx context.Context, name string, validate rest.V
 		options.Preconditions.UID = &ns.UID
 	case *options.Preconditions.UID != ns.UID:
 		return nil, false, apierrors.NewConflict(corev1.Resource("namespaces"), name,
-			fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", *options.Preconditions.UID, ns.UID))
+			fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", *options.Preconditions.UID, ns.UID)) //nolint:staticcheck // upstream's wording
 	}
 	if rv := options.Preconditions.ResourceVersion; rv != nil && *rv != ns.ResourceVersion {
 		return nil, false, apierrors.NewConflict(corev1.Resource("namespaces"), name,
-			fmt.Errorf("Precondition failed: ResourceVersion in precondition: %v, ResourceVersion in object meta: %v", *rv, ns.ResourceVersion))
+			fmt.Errorf("Precondition failed: ResourceVersion in precondition: %v, ResourceVersion in object meta: %v", *rv, ns.ResourceVersion)) //nolint:staticcheck // upstream's wording
 	}
 	if ns.DeletionTimestamp.IsZero() {
 		terminating, err := r.terminate(ctx, ns, validate, options)
@@ -196,7 +196,7 @@ func (r *namespaceREST) terminate(ctx context.Context, ns *corev1.Namespace, val
 					kept = append(kept, f)
 				}
 			}
-			if options.OrphanDependents != nil && *options.OrphanDependents {
+			if options.OrphanDependents != nil && *options.OrphanDependents { //nolint:staticcheck // old clients set it
 				kept = append(kept, metav1.FinalizerOrphanDependents)
 			}
 			current.Finalizers = kept
@@ -204,7 +204,7 @@ func (r *namespaceREST) terminate(ctx context.Context, ns *corev1.Namespace, val
 		}), dryrun.IsDryRun(options.DryRun), nil)
 	if err != nil {
 		err = storeerr.InterpretGetError(err, corev1.Resource("namespaces"), ns.Name)
-		if _, ok := err.(*apierrors.StatusError); !ok {
+		if _, ok := errors.AsType[*apierrors.StatusError](err); !ok {
 			err = apierrors.NewInternalError(err)
 		}
 		return nil, err

@@ -120,24 +120,24 @@ func containerOf(pod *corev1.Pod, name string) (string, error) {
 }
 
 // target says where at the kubelet a connection goes, and which streams it has.
-type target func(c connector, ctx context.Context, pod *corev1.Pod, options runtime.Object) (*url.URL, http.RoundTripper, *apiproxy.Options, error)
+type target func(ctx context.Context, c connector, pod *corev1.Pod, options runtime.Object) (*url.URL, http.RoundTripper, *apiproxy.Options, error)
 
-func execTarget(c connector, ctx context.Context, pod *corev1.Pod, options runtime.Object) (*url.URL, http.RoundTripper, *apiproxy.Options, error) {
+func execTarget(ctx context.Context, c connector, pod *corev1.Pod, options runtime.Object) (*url.URL, http.RoundTripper, *apiproxy.Options, error) {
 	o := options.(*corev1.PodExecOptions)
 	query := streams(o.Stdin, o.Stdout, o.Stderr, o.TTY)
 	for _, arg := range o.Command {
 		query.Add("command", arg)
 	}
-	return containerTarget(c, ctx, pod, "exec", o.Container, query, &apiproxy.Options{Stdin: o.Stdin, Stdout: o.Stdout, Stderr: o.Stderr, Tty: o.TTY})
+	return containerTarget(ctx, c, pod, "exec", o.Container, query, &apiproxy.Options{Stdin: o.Stdin, Stdout: o.Stdout, Stderr: o.Stderr, Tty: o.TTY})
 }
 
-func attachTarget(c connector, ctx context.Context, pod *corev1.Pod, options runtime.Object) (*url.URL, http.RoundTripper, *apiproxy.Options, error) {
+func attachTarget(ctx context.Context, c connector, pod *corev1.Pod, options runtime.Object) (*url.URL, http.RoundTripper, *apiproxy.Options, error) {
 	o := options.(*corev1.PodAttachOptions)
-	return containerTarget(c, ctx, pod, "attach", o.Container, streams(o.Stdin, o.Stdout, o.Stderr, o.TTY),
+	return containerTarget(ctx, c, pod, "attach", o.Container, streams(o.Stdin, o.Stdout, o.Stderr, o.TTY),
 		&apiproxy.Options{Stdin: o.Stdin, Stdout: o.Stdout, Stderr: o.Stderr, Tty: o.TTY})
 }
 
-func containerTarget(c connector, ctx context.Context, pod *corev1.Pod, verb, container string, query url.Values, o *apiproxy.Options) (*url.URL, http.RoundTripper, *apiproxy.Options, error) {
+func containerTarget(ctx context.Context, c connector, pod *corev1.Pod, verb, container string, query url.Values, o *apiproxy.Options) (*url.URL, http.RoundTripper, *apiproxy.Options, error) {
 	name, err := containerOf(pod, container)
 	if err != nil {
 		return nil, nil, nil, err
@@ -146,7 +146,7 @@ func containerTarget(c connector, ctx context.Context, pod *corev1.Pod, verb, co
 	return location, transport, o, err
 }
 
-func forwardTarget(c connector, ctx context.Context, pod *corev1.Pod, options runtime.Object) (*url.URL, http.RoundTripper, *apiproxy.Options, error) {
+func forwardTarget(ctx context.Context, c connector, pod *corev1.Pod, options runtime.Object) (*url.URL, http.RoundTripper, *apiproxy.Options, error) {
 	query := url.Values{}
 	if ports := options.(*corev1.PodPortForwardOptions).Ports; len(ports) > 0 {
 		var list []string
@@ -199,7 +199,7 @@ func (r *streamREST) Connect(ctx context.Context, name string, options runtime.O
 	if pod.Spec.NodeName == "" {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("pod %s does not have a host assigned", name))
 	}
-	location, transport, streams, err := r.target(r.connector, ctx, pod, options)
+	location, transport, streams, err := r.target(ctx, r.connector, pod, options)
 	if err != nil {
 		return nil, err
 	}

@@ -116,7 +116,7 @@ func (r *evictionREST) spend(ctx context.Context, pod *corev1.Pod, dryRun bool) 
 			return err
 		}
 		if len(matching) > 1 {
-			return apierrors.NewInternalError(fmt.Errorf("This pod has more than one PodDisruptionBudget, which the eviction subresource does not support."))
+			return apierrors.NewInternalError(fmt.Errorf("This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.")) //nolint:revive,staticcheck // upstream's wording
 		}
 		pdb := matching[0].DeepCopy()
 		if !healthy(pod) && pdb.Spec.UnhealthyPodEvictionPolicy != nil && *pdb.Spec.UnhealthyPodEvictionPolicy == policyv1.AlwaysAllow {

@@ -223,10 +223,7 @@ func clusterWide(ctx context.Context) context.Context {
 // rangeSize is how many addresses can be given out, counting the network's
 // own at offset 0, which is never given out. Huge ranges are cut to 2^32.
 func rangeSize(cidr netip.Prefix) uint64 {
-	bits := cidr.Addr().BitLen() - cidr.Bits()
-	if bits > 32 {
-		bits = 32
-	}
+	bits := min(cidr.Addr().BitLen()-cidr.Bits(), 32)
 	size := uint64(1) << bits
 	if cidr.Addr().Is4() && size > 2 {
 		size-- // the broadcast address

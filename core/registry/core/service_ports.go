@@ -2,6 +2,7 @@ package core
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -122,7 +123,7 @@ func (r *portRange) claim(ctx context.Context, s, old *corev1.Service, dry bool)
 		}
 		return nil
 	})
-	if _, ok := err.(errDry); ok {
+	if errors.Is(err, errDry{}) {
 		claimed, err = nil, nil
 	}
 	if err != nil {

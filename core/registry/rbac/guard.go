@@ -3,6 +3,7 @@ package rbac
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	rbacv1 "k8s.io/api/rbac/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
@@ -138,11 +139,11 @@ func (g guard) covers(ctx context.Context, u user.Info, namespace string, rules 
 	if len(missing) == 0 {
 		return nil
 	}
-	text := ""
+	var text strings.Builder
 	for _, m := range missing {
-		text += fmt.Sprintf("\n{APIGroups:%q, Resources:%q, ResourceNames:%q, NonResourceURLs:%q, Verbs:%q}", m.APIGroups, m.Resources, m.ResourceNames, m.NonResourceURLs, m.Verbs)
+		fmt.Fprintf(&text, "\n{APIGroups:%q, Resources:%q, ResourceNames:%q, NonResourceURLs:%q, Verbs:%q}", m.APIGroups, m.Resources, m.ResourceNames, m.NonResourceURLs, m.Verbs)
 	}
-	return fmt.Errorf("user %q (groups=%q) is attempting to grant RBAC permissions not currently held:%s", u.GetName(), u.GetGroups(), text)
+	return fmt.Errorf("user %q (groups=%q) is attempting to grant RBAC permissions not currently held:%s", u.GetName(), u.GetGroups(), text.String())
 }
 
 // attributes makes the request that a rule of one verb and one target allows.

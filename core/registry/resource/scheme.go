@@ -142,7 +142,7 @@ func decodeValues(values url.Values, out reflect.Value) error {
 
 func decodeValue(v string, target reflect.Value) error {
 	if target.CanAddr() {
-		if t, ok := target.Addr().Interface().(*metav1.Time); ok {
+		if t, ok := reflect.TypeAssert[*metav1.Time](target.Addr()); ok {
 			return t.UnmarshalQueryParameter(v)
 		}
 	}

@@ -218,7 +218,7 @@ func VerdictMap(set *nftables.Set, key int) []expr.Any {
 	return []expr.Any{&expr.Lookup{SourceRegister: Reg(key), SetName: set.Name, SetID: set.ID, IsDestRegSet: true, DestRegister: unix.NFT_REG_VERDICT}}
 }
 
-// Jump, Goto, Drop and Accept are verdicts.
+// Jump goes on in the other chain and comes back at its end.
 func Jump(chain string) []expr.Any {
 	return []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: chain}}
 }

@@ -40,7 +40,7 @@ func TestFenceposts(t *testing.T) {
 }
 
 func set(name string, replicas int32) *appsv1.ReplicaSet {
-	return &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: appsv1.ReplicaSetSpec{Replicas: ptr.To(replicas)}}
+	return &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: appsv1.ReplicaSetSpec{Replicas: new(replicas)}}
 }
 
 func TestNewSetSize(t *testing.T) {

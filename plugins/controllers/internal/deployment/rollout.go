@@ -152,7 +152,7 @@ func (r *rollout) createNew(ctx context.Context, revision int64) error {
 			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(r.d, kind)},
 		},
 		Spec: appsv1.ReplicaSetSpec{
-			Replicas: ptr.To(newSetSize(r.d, r.sets, 0)), MinReadySeconds: r.d.Spec.MinReadySeconds,
+			Replicas: new(newSetSize(r.d, r.sets, 0)), MinReadySeconds: r.d.Spec.MinReadySeconds,
 			Selector: selector, Template: template,
 		},
 	}
@@ -193,7 +193,7 @@ func (r *rollout) createFailed(ctx context.Context, rs *appsv1.ReplicaSet, err e
 		if ref != nil && ref.UID == r.d.UID && equalTemplates(&there.Spec.Template, &r.d.Spec.Template) {
 			return there, nil
 		}
-		r.d.Status.CollisionCount = ptr.To(ptr.Deref(r.d.Status.CollisionCount, 0) + 1)
+		r.d.Status.CollisionCount = new(ptr.Deref(r.d.Status.CollisionCount, 0) + 1)
 		if statusErr := r.writeStatus(ctx, r.d.Status); statusErr != nil {
 			return nil, statusErr
 		}

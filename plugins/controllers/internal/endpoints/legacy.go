@@ -216,7 +216,7 @@ func uidOf(a corev1.EndpointAddress) string {
 
 func addressOf(svc *corev1.Service, pod *corev1.Pod, ip string) corev1.EndpointAddress {
 	addr := corev1.EndpointAddress{
-		IP: ip, NodeName: ptr.To(pod.Spec.NodeName),
+		IP: ip, NodeName: new(pod.Spec.NodeName),
 		TargetRef: &corev1.ObjectReference{Kind: "Pod", Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID},
 	}
 	if endpointsliceutil.ShouldSetHostname(pod, svc) {

@@ -16,7 +16,6 @@ import (
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
-	"k8s.io/utils/ptr"
 
 	"keelson.dev/keelson/plugins/controllers/internal/control"
 )
@@ -128,11 +127,11 @@ func mirrored(ep *corev1.Endpoints) []*discoveryv1.EndpointSlice {
 func mirroredEndpoint(a *corev1.EndpointAddress, ready bool) discoveryv1.Endpoint {
 	e := discoveryv1.Endpoint{
 		Addresses:  []string{a.IP},
-		Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(ready), Serving: ptr.To(ready), Terminating: ptr.To(false)},
+		Conditions: discoveryv1.EndpointConditions{Ready: new(ready), Serving: new(ready), Terminating: new(false)},
 		TargetRef:  a.TargetRef, NodeName: a.NodeName,
 	}
 	if a.Hostname != "" {
-		e.Hostname = ptr.To(a.Hostname)
+		e.Hostname = new(a.Hostname)
 	}
 	return e
 }

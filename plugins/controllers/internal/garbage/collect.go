@@ -131,7 +131,7 @@ func (c *Controller) deleteForeground(ctx context.Context, n *node, live *metav1
 		}
 		refs := slices.Clone(live.OwnerReferences)
 		for i := range refs {
-			refs[i].BlockOwnerDeletion = ptr.To(false)
+			refs[i].BlockOwnerDeletion = new(false)
 		}
 		if err := c.patchOwners(ctx, n, live, refs); err != nil {
 			return err

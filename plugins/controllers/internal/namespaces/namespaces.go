@@ -20,7 +20,6 @@ import (
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/metadata"
-	"k8s.io/utils/ptr"
 
 	"keelson.dev/keelson/plugins/controllers/internal/control"
 )
@@ -134,7 +133,7 @@ func (c *Controller) removeLeftover(ctx context.Context, ns *corev1.Namespace) e
 	if len(ns.Finalizers) > 0 {
 		return nil
 	}
-	opts := metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: ptr.To(ns.UID)}}
+	opts := metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: new(ns.UID)}}
 	if err := c.client.CoreV1().Namespaces().Delete(ctx, ns.Name, opts); err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
 		return fmt.Errorf("delete namespace %s: %w", ns.Name, err)
 	}

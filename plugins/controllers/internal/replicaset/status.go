@@ -10,7 +10,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/utils/ptr"
 
 	"keelson.dev/keelson/plugins/controllers/internal/control"
 )
@@ -18,7 +17,7 @@ import (
 func newStatus(rs *appsv1.ReplicaSet, active []*corev1.Pod, terminating int32, manageErr error, now time.Time) appsv1.ReplicaSetStatus {
 	s := *rs.Status.DeepCopy()
 	s.Replicas, s.FullyLabeledReplicas, s.ReadyReplicas, s.AvailableReplicas = int32(len(active)), 0, 0, 0
-	s.TerminatingReplicas = ptr.To(terminating)
+	s.TerminatingReplicas = new(terminating)
 	template := labels.Set(rs.Spec.Template.Labels).AsSelectorPreValidated()
 	for _, pod := range active {
 		if template.Matches(labels.Set(pod.Labels)) {
@@ -53,8 +52,7 @@ func failureCondition(conds []appsv1.ReplicaSetCondition, err error, now time.Ti
 		return conds
 	}
 	reason := "FailedDelete"
-	var create *createError
-	if errors.As(err, &create) {
+	if _, ok := errors.AsType[*createError](err); ok {
 		reason = "FailedCreate"
 	}
 	return append(conds, appsv1.ReplicaSetCondition{

@@ -6,7 +6,7 @@ import (
 	"context"
 	"errors"
 	"io"
-	"log"
+	"log" //nolint:depguard // the test registry takes no other logger
 	"log/slog"
 	"net/http/httptest"
 	"os"

@@ -64,8 +64,7 @@ func (s *Store) Pull(ctx context.Context, ref string, opts PullOptions) (*Image,
 // pullError says in one line what a user can do about it.
 func pullError(ref, host string, err error) error {
 	hint := fmt.Sprintf("; if the image is in a file, `keelson image import FILE` brings it to this node (name it %s)", ref)
-	var terr *transport.Error
-	if errors.As(err, &terr) {
+	if terr, ok := errors.AsType[*transport.Error](err); ok {
 		switch terr.StatusCode {
 		case http.StatusNotFound:
 			return fmt.Errorf("pull %s: registry %s does not have it: %w%s", ref, host, ErrNotFound, hint)

@@ -44,7 +44,7 @@ func TestRootCreate(t *testing.T) {
 			return fmt.Errorf("loopback: %w", err)
 		}
 		defer l.Close()
-		conn, err := Dial(context.Background(), file, "tcp", l.Addr().String()) //nolint:usetesting // within the namespace's thread
+		conn, err := Dial(context.Background(), file, "tcp", l.Addr().String()) // within the namespace's thread
 		if err != nil {
 			return err
 		}

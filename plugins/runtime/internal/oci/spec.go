@@ -7,6 +7,7 @@ package oci
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -213,9 +214,7 @@ func (in Input) namespaces() []specs.LinuxNamespace {
 
 func (in Input) annotations() map[string]string {
 	out := map[string]string{}
-	for key, value := range in.Config.GetAnnotations() {
-		out[key] = value
-	}
+	maps.Copy(out, in.Config.GetAnnotations())
 	return out
 }
 

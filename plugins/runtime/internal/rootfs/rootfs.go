@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	goruntime "runtime"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -81,8 +82,8 @@ func (o Overlay) Mount(target string) error {
 		return unix.Mount("", target, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, "")
 	}
 	lower := make([]string, 0, len(o.Lower))
-	for i := len(o.Lower) - 1; i >= 0; i-- {
-		lower = append(lower, o.Lower[i])
+	for _, dir := range slices.Backward(o.Lower) {
+		lower = append(lower, dir)
 	}
 	opts := "lowerdir=" + strings.Join(lower, ":")
 	var flags uintptr = unix.MS_RDONLY

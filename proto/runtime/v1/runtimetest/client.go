@@ -96,7 +96,7 @@ func (c *Client) Sandbox(change func(*cri.PodSandboxConfig)) string {
 	}
 	id := answer.GetPodSandboxId()
 	c.t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second) //nolint:usetesting // the test's context has ended
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second) // the test's context has ended
 		defer cancel()
 		if _, err := c.RemovePodSandbox(ctx, &cri.RemovePodSandboxRequest{PodSandboxId: id}); err != nil {
 			c.t.Errorf("RemovePodSandbox: %v", err)

@@ -82,7 +82,7 @@ func BaseLayer(t testing.TB, workload string) []byte {
 // Image puts layers together; config may change the configuration.
 func Image(t testing.TB, config func(*v1.ConfigFile), layers ...[]byte) v1.Image {
 	t.Helper()
-	img := v1.Image(empty.Image)
+	img := empty.Image
 	for _, data := range layers {
 		layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil })
 		if err != nil {
