@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -207,5 +208,27 @@ func TestCgroupParent(t *testing.T) {
 	a, b := CgroupParent("/run/a"), CgroupParent("/run/b")
 	if a == b || a == CgroupParent(DefaultRunDir) {
 		t.Errorf("two run folders share %s", a)
+	}
+}
+
+func TestNotify(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "notify")
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	t.Setenv(notifySocketEnv, "")
+	s := &server{cfg: Config{Log: slog.New(slog.DiscardHandler)}}
+	s.notify("READY=1") // nobody waits: nothing happens
+	s.notifySocket = path
+	s.notify("READY=1")
+	buf := make([]byte, 64)
+	if err := conn.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	n, err := conn.Read(buf)
+	if err != nil || string(buf[:n]) != "READY=1" {
+		t.Errorf("systemd was told %q, %v", buf[:n], err)
 	}
 }

@@ -35,7 +35,12 @@ type server struct {
 	api  *apiserver.Server
 	host *pluginhost.Host
 	sync *pluginSync
+	// notifySocket is where systemd waits for READY=1; empty where it does not.
+	notifySocket string
 }
+
+// notifySocketEnv names systemd's socket, sd_notify(3).
+const notifySocketEnv = "NOTIFY_SOCKET"
 
 // RunServer runs a server until ctx ends, or until a part of it fails.
 func RunServer(ctx context.Context, cfg Config) error {
@@ -58,6 +63,11 @@ func RunServer(ctx context.Context, cfg Config) error {
 		return err
 	}
 	s := &server{cfg: cfg, pki: authority, sync: newPluginSync(cfg.Log, cfg.Node.Name, true, cfg.Builtins)}
+	// The generic API server would tell systemd that it is ready before the cluster is.
+	s.notifySocket = os.Getenv(notifySocketEnv)
+	if err := os.Unsetenv(notifySocketEnv); err != nil {
+		return errors.Join(err, db.Close())
+	}
 	s.api, err = apiserver.New(apiserver.Config{
 		Listen: cfg.Listen.String(), AdvertiseAddress: cfg.Node.Addresses[0], PKI: authority, DB: db, Log: cfg.Log,
 		ServiceCIDRs: cfg.ServiceCIDRs, NodePorts: apiserver.PortRange{Min: cfg.NodePorts.Min, Max: cfg.NodePorts.Max},
@@ -122,9 +132,22 @@ func (s *server) runPlugins(ctx context.Context, begin time.Time) error {
 	}
 	s.cfg.Log.Info("Kernel is ready", "version", version.Git(), "build", version.Build(), "api", url,
 		"node", s.cfg.Node.Name, "after", time.Since(begin).Round(time.Millisecond))
-	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady) // false, nil where no systemd waits for it
-	defer func() { _, _ = daemon.SdNotify(false, daemon.SdNotifyStopping) }()
+	s.notify(daemon.SdNotifyReady)
+	defer s.notify(daemon.SdNotifyStopping)
 	return runHost(ctx, s.host, s.sync)
+}
+
+// notify tells systemd, where it waits for it.
+func (s *server) notify(state string) {
+	if s.notifySocket == "" {
+		return
+	}
+	if err := os.Setenv(notifySocketEnv, s.notifySocket); err != nil {
+		return
+	}
+	if _, err := daemon.SdNotify(true, state); err != nil {
+		s.cfg.Log.Warn("State not told to systemd", "err", err)
+	}
 }
 
 // prepareCluster writes what plugins and people need before the first plugin starts.
