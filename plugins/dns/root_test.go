@@ -19,21 +19,6 @@ import (
 
 func TestMain(m *testing.M) { nstest.Main(m) }
 
-func eventually(t *testing.T, what string, check func() error) {
-	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: %v", what, err)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-}
-
 // start runs the plugin on the node.
 func start(t *testing.T, client *fake.Clientset) (stop func()) {
 	t.Helper()
@@ -88,7 +73,7 @@ func TestRootServes(t *testing.T) {
 		for _, path := range []string{"", pod} {
 			for _, network := range []string{"udp", "tcp"} {
 				for _, server := range []string{"10.96.0.10", "169.254.20.10"} {
-					eventually(t, path+" asks "+network+" "+server, func() error {
+					kittest.Eventually(t, path+" asks "+network+" "+server, func() error {
 						return asks(t, path, network, server, "web.default.svc.cluster.local.")
 					})
 				}
@@ -100,14 +85,14 @@ func TestRootServes(t *testing.T) {
 	if err != nil || svc.Spec.ClusterIP != "10.96.0.10" || svc.Labels[nodeLocal] != "true" {
 		t.Errorf("service of cluster DNS: got %v, %v, want 10.96.0.10 with label %s", svc, err, nodeLocal)
 	}
-	eventually(t, "name of the DNS service itself", func() error {
+	kittest.Eventually(t, "name of the DNS service itself", func() error {
 		return asks(t, pod, "udp", "10.96.0.10", "kube-dns.kube-system.svc.cluster.local.")
 	})
 	added := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "new"}, Spec: corev1.ServiceSpec{ClusterIP: "10.96.0.99"}}
 	if _, err := client.CoreV1().Services("default").Create(t.Context(), added, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "a new service", func() error { return asks(t, pod, "udp", "10.96.0.10", "new.default.svc.cluster.local.") })
+	kittest.Eventually(t, "a new service", func() error { return asks(t, pod, "udp", "10.96.0.10", "new.default.svc.cluster.local.") })
 
 	stop()
 	stop = start(t, client)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
+	"os"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc/codes"
@@ -103,6 +104,36 @@ func (e *Env) Decode(into any) error {
 		return status.Error(codes.InvalidArgument, "config: something follows the JSON object")
 	}
 	return nil
+}
+
+// Configuration is a pointer to a plugin's configuration.
+type Configuration interface {
+	// SetDefaults gives what is absent its default.
+	SetDefaults()
+	// Validate lists what is wrong; it is called after SetDefaults.
+	Validate() field.ErrorList
+}
+
+// LoadConfig decodes the plugin's configuration, sets its defaults and checks it. The
+// error is one to return from New.
+func (e *Env) LoadConfig(into Configuration) error {
+	if err := e.Decode(into); err != nil {
+		return err
+	}
+	into.SetDefaults()
+	return FieldErrors(into.Validate())
+}
+
+// RemoveDirs removes folders with all that is in them, for a plugin's Purge; an empty
+// name is skipped. It goes on after errors and returns them all.
+func RemoveDirs(dirs ...string) error {
+	var errs []error
+	for _, dir := range dirs {
+		if dir != "" {
+			errs = append(errs, os.RemoveAll(dir))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // decodeMessage says which field is wrong, in the words of who wrote it.

@@ -38,9 +38,9 @@ type Plugin struct {
 	ServingCertificate bool
 	// ConfigSchema is the JSON schema of its configuration; empty: takes none.
 	ConfigSchema string
-	// New checks and allocates, and starts nothing. It decodes its configuration
-	// with Env.Decode and reports bad fields with FieldErrors. It is called anew for
-	// each Configure and for each activation after the first.
+	// New checks and allocates, and starts nothing. It takes its configuration from
+	// Env.LoadConfig, which reports bad fields. It is called anew for each Configure
+	// and for each activation after the first.
 	New func(env *Env) (Runner, error)
 }
 

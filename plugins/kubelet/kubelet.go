@@ -70,11 +70,7 @@ func New(env *kit.Env) (*Kubelet, error) {
 
 func newKubelet(env *kit.Env, client kubernetes.Interface) (*Kubelet, error) {
 	var cfg Config
-	if err := env.Decode(&cfg); err != nil {
-		return nil, err
-	}
-	cfg.SetDefaults()
-	if err := kit.FieldErrors(cfg.Validate()); err != nil {
+	if err := env.LoadConfig(&cfg); err != nil {
 		return nil, err
 	}
 	if cfg.Port == 0 {

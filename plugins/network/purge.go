@@ -13,6 +13,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"keelson.dev/keelson/plugins/kit"
 	"keelson.dev/keelson/plugins/kit/nft"
 )
 
@@ -78,11 +79,7 @@ func Purge(ctx context.Context, dataDir, runDir string, log *slog.Logger) error 
 			errs = append(errs, err)
 		}
 	}
-	for _, dir := range []string{dataDir, runDir} {
-		if dir != "" {
-			errs = append(errs, os.RemoveAll(dir))
-		}
-	}
+	errs = append(errs, kit.RemoveDirs(dataDir, runDir))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("purge network: %w", err)
 	}

@@ -3,14 +3,12 @@ package network
 import (
 	"context"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/vishvananda/netlink"
 	"google.golang.org/grpc"
@@ -76,28 +74,13 @@ func start(t testing.TB, dataDir string, cfg Config, nodes ...*corev1.Node) *plu
 
 func (p *plugin) waitReady(t testing.TB) {
 	t.Helper()
-	eventually(t, "network is ready", func() error {
+	kittest.Eventually(t, "network is ready", func() error {
 		got, err := p.conn.Status(t.Context(), &networkv1.StatusRequest{}, grpc.WaitForReady(true))
 		if err == nil && !got.GetReady() {
 			err = fmt.Errorf("not ready: %s", got.GetMessage())
 		}
 		return err
 	})
-}
-
-func eventually(t testing.TB, what string, check func() error) {
-	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: %v", what, err)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
 }
 
 // purge leaves the node as it was.
@@ -129,82 +112,9 @@ func (p *plugin) pod(t testing.TB, id string, ports ...*networkv1.PortMapping) (
 	return netns, resp.GetAddresses()[0]
 }
 
-// echo answers each connection in the namespace with "name client-address".
-func echo(t testing.TB, netns, name string, port int) {
-	t.Helper()
-	err := nstest.In(t, netns, func() error {
-		l, err := net.Listen("tcp", fmt.Sprintf(":%d", port))
-		if err != nil {
-			return err
-		}
-		u, err := net.ListenPacket("udp", fmt.Sprintf(":%d", port))
-		if err != nil {
-			return err
-		}
-		t.Cleanup(func() { _ = l.Close(); _ = u.Close() })
-		go func() {
-			for {
-				c, err := l.Accept()
-				if err != nil {
-					return
-				}
-				host, _, _ := net.SplitHostPort(c.RemoteAddr().String())
-				fmt.Fprintf(c, "%s %s", name, host)
-				_ = c.Close()
-			}
-		}()
-		go func() {
-			buf := make([]byte, 2000)
-			for {
-				_, from, err := u.ReadFrom(buf)
-				if err != nil {
-					return
-				}
-				_, _ = u.WriteTo([]byte(name), from)
-			}
-		}()
-		return nil
-	})
-	if err != nil {
-		t.Fatalf("serve in %s: %v", netns, err)
-	}
-}
-
-// ask connects and returns what the server says; netns "" is the node.
-func ask(t testing.TB, netns, network, target string) (string, error) {
-	t.Helper()
-	var got string
-	f := func() error {
-		c, err := net.DialTimeout(network, target, 3*time.Second)
-		if err != nil {
-			return err
-		}
-		defer c.Close()
-		_ = c.SetDeadline(time.Now().Add(3 * time.Second))
-		if network == "udp" {
-			if _, err := c.Write([]byte("?")); err != nil {
-				return err
-			}
-			buf := make([]byte, 2000)
-			n, err := c.Read(buf)
-			got = string(buf[:n])
-			return err
-		}
-		b, err := io.ReadAll(c)
-		got = string(b)
-		return err
-	}
-	if netns == "" {
-		err := f()
-		return got, err
-	}
-	err := nstest.In(t, netns, f)
-	return got, err
-}
-
 func want(t testing.TB, netns, network, target, answer string) {
 	t.Helper()
-	got, err := ask(t, netns, network, target)
+	got, err := nstest.Ask(t, netns, network, target)
 	if err != nil || got != answer {
 		t.Errorf("%s to %s %s: got %q, %v; want %q", netns, network, target, got, err, answer)
 	}
@@ -233,7 +143,7 @@ func TestRootNotReadyWithoutRange(t *testing.T) {
 	dir := t.TempDir()
 	purge(t, dir)
 	p := start(t, dir, Config{}, node("test-node", nodeIP))
-	eventually(t, "server is up", func() error { _, err := p.conn.Status(t.Context(), &networkv1.StatusRequest{}); return err })
+	kittest.Eventually(t, "server is up", func() error { _, err := p.conn.Status(t.Context(), &networkv1.StatusRequest{}); return err })
 	_, err := p.conn.Setup(t.Context(), &networkv1.SetupRequest{SandboxId: "a", Netns: nstest.New(t)})
 	if status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "test-node") {
 		t.Errorf("Setup: got %v, want code Unavailable that names the node", err)
@@ -259,10 +169,10 @@ func TestRootTraffic(t *testing.T) {
 				&networkv1.PortMapping{Protocol: "TCP", ContainerPort: 80, HostPort: 8080},
 				&networkv1.PortMapping{Protocol: "UDP", ContainerPort: 80, HostPort: 8080},
 				&networkv1.PortMapping{Protocol: "TCP", ContainerPort: 80, HostPort: 8081, HostIp: nodeIP})
-			echo(t, b, "b", 80)
-			echo(t, outside, "outside", 80)
+			nstest.Echo(t, b, "b", 80)
+			nstest.Echo(t, outside, "outside", 80)
 			want(t, a, "tcp", addrB+":80", "b "+addrA)
-			want(t, a, "udp", addrB+":80", "b")
+			want(t, a, "udp", addrB+":80", "b "+addrA)
 			want(t, a, "tcp", "[fd00:10:244:3::3]:80", "b fd00:10:244:3::2")
 			want(t, "", "tcp", addrB+":80", "b 10.244.3.1")
 			want(t, a, "tcp", "192.0.2.1:80", "outside "+nodeIP) // masqueraded
@@ -272,7 +182,7 @@ func TestRootTraffic(t *testing.T) {
 				want(t, "", "tcp", nodeIP+":"+port, "b "+nodeIP)
 				want(t, b, "tcp", nodeIP+":"+port, "b 10.244.3.1") // hairpin
 			}
-			want(t, outside, "udp", nodeIP+":8080", "b")
+			want(t, outside, "udp", nodeIP+":8080", "b 192.0.2.1")
 			_, err := p.conn.Setup(t.Context(), &networkv1.SetupRequest{SandboxId: "c", Netns: nstest.New(t),
 				PortMappings: []*networkv1.PortMapping{{Protocol: "TCP", ContainerPort: 81, HostPort: 8080}}})
 			if status.Code(err) != codes.AlreadyExists {
@@ -281,7 +191,7 @@ func TestRootTraffic(t *testing.T) {
 			if _, err := p.conn.Teardown(t.Context(), &networkv1.TeardownRequest{SandboxId: "b", Netns: b}); err != nil {
 				t.Fatal(err)
 			}
-			if got, err := ask(t, outside, "tcp", nodeIP+":8080"); err == nil {
+			if got, err := nstest.Ask(t, outside, "tcp", nodeIP+":8080"); err == nil {
 				t.Errorf("host port after Teardown: got %q, want an error", got)
 			}
 		})
@@ -299,7 +209,7 @@ func TestRootRestart(t *testing.T) {
 	p.waitReady(t)
 	a, addrA := p.pod(t, "a", &networkv1.PortMapping{Protocol: "TCP", ContainerPort: 80, HostPort: 8080})
 	gone, addrGone := p.pod(t, "gone")
-	echo(t, a, "a", 80)
+	nstest.Echo(t, a, "a", 80)
 	p.stop()
 	want(t, outside, "tcp", nodeIP+":8080", "a 192.0.2.1")
 	nstest.Remove(gone)
@@ -315,7 +225,7 @@ func TestRootRestart(t *testing.T) {
 	if err != nil || again.GetAddresses()[0] != addrA {
 		t.Errorf("Setup after restart: got %v, %v; want %s", again, err, addrA)
 	}
-	eventually(t, "address of the sandbox that vanished is free", func() error {
+	kittest.Eventually(t, "address of the sandbox that vanished is free", func() error {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		if owner := p.pools[0].used[netip.MustParseAddr(addrGone)]; owner != "" {
@@ -333,7 +243,7 @@ func TestRootRestart(t *testing.T) {
 func TestRootRepair(t *testing.T) {
 	p := fresh(t, Config{}, "10.244.3.0/24")
 	a, addr := p.pod(t, "a")
-	echo(t, a, "a", 80)
+	nstest.Echo(t, a, "a", 80)
 	for name, breakIt := range map[string]func() error{
 		"link deleted":   func() error { return deleteLink(p.host, linkName("a")) },
 		"bridge deleted": func() error { return deleteLink(p.host, bridgeName) },
@@ -399,7 +309,7 @@ func TestRootRoutes(t *testing.T) {
 	for dst, wantRoute := range map[string]string{
 		"10.244.4.9": "up0 via 192.0.2.11", "10.244.5.9": "keelson-vxlan via 10.244.5.0", "10.96.0.1": "keelson0 via <nil>",
 	} {
-		eventually(t, "route to "+dst, func() error {
+		kittest.Eventually(t, "route to "+dst, func() error {
 			if got := route(dst); got != wantRoute {
 				return fmt.Errorf("got %s, want %s", got, wantRoute)
 			}
@@ -409,7 +319,7 @@ func TestRootRoutes(t *testing.T) {
 	if err := p.client.CoreV1().Nodes().Delete(t.Context(), "near", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "route to a deleted node is gone", func() error {
+	kittest.Eventually(t, "route to a deleted node is gone", func() error {
 		if got := route("10.244.4.9"); got != "up0 via 192.0.2.1" {
 			return fmt.Errorf("got %s", got)
 		}

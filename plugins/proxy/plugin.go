@@ -22,11 +22,7 @@ var Plugin = kit.Plugin{
 
 func newRunner(env *kit.Env) (kit.Runner, error) {
 	var cfg Config
-	if err := env.Decode(&cfg); err != nil {
-		return nil, err
-	}
-	cfg.SetDefaults()
-	if err := kit.FieldErrors(cfg.Validate()); err != nil {
+	if err := env.LoadConfig(&cfg); err != nil {
 		return nil, err
 	}
 	client, err := env.Clientset()

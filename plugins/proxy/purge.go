@@ -5,18 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
+
+	"keelson.dev/keelson/plugins/kit"
 )
 
 // Purge removes the plugin's tables and folders. The plugin must not be running.
 func Purge(_ context.Context, dataDir, runDir string, log *slog.Logger) error {
-	errs := []error{deleteTables()}
-	for _, dir := range []string{dataDir, runDir} {
-		if dir != "" {
-			errs = append(errs, os.RemoveAll(dir))
-		}
-	}
-	if err := errors.Join(errs...); err != nil {
+	if err := errors.Join(deleteTables(), kit.RemoveDirs(dataDir, runDir)); err != nil {
 		return fmt.Errorf("purge proxy: %w", err)
 	}
 	log.Info("Service rules removed")

@@ -312,20 +312,25 @@ func (s *Server) startContainer(ctx context.Context, c *container) error {
 func (s *Server) container(id string) (*container, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	if c, ok := s.containers[id]; ok {
-		return c, nil
+	return byIdentity(s.containers, "container", id)
+}
+
+// byIdentity finds by an identity, or by an unambiguous beginning of one.
+func byIdentity[T any](all map[string]*T, what, id string) (*T, error) {
+	if found, ok := all[id]; ok {
+		return found, nil
 	}
-	var found *container
-	for full, c := range s.containers {
+	var found *T
+	for full, one := range all {
 		if len(id) >= 7 && strings.HasPrefix(full, id) {
 			if found != nil {
-				return nil, fmt.Errorf("container %q: several identities begin so: %w", id, errNotFound)
+				return nil, fmt.Errorf("%s %q: several identities begin so: %w", what, id, errNotFound)
 			}
-			found = c
+			found = one
 		}
 	}
 	if found == nil {
-		return nil, fmt.Errorf("container %q: %w", id, errNotFound)
+		return nil, fmt.Errorf("%s %q: %w", what, id, errNotFound)
 	}
 	return found, nil
 }

@@ -12,11 +12,7 @@ var Plugin = kit.Plugin{
 	ConfigSchema: configSchema,
 	New: func(env *kit.Env) (kit.Runner, error) {
 		var config Config
-		if err := env.Decode(&config); err != nil {
-			return nil, err
-		}
-		config.SetDefaults()
-		if err := kit.FieldErrors(config.Validate()); err != nil {
+		if err := env.LoadConfig(&config); err != nil {
 			return nil, err
 		}
 		return newRunner(env, config)

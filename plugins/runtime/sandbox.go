@@ -234,22 +234,7 @@ func bareAddresses(list []string) []string {
 func (s *Server) sandbox(id string) (*sandbox, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	if sb, ok := s.sandboxes[id]; ok {
-		return sb, nil
-	}
-	var found *sandbox
-	for full, sb := range s.sandboxes {
-		if len(id) >= 7 && strings.HasPrefix(full, id) {
-			if found != nil {
-				return nil, fmt.Errorf("sandbox %q: several identities begin so: %w", id, errNotFound)
-			}
-			found = sb
-		}
-	}
-	if found == nil {
-		return nil, fmt.Errorf("sandbox %q: %w", id, errNotFound)
-	}
-	return found, nil
+	return byIdentity(s.sandboxes, "sandbox", id)
 }
 
 // StopPodSandbox ends all containers of the sandbox and leaves the network.

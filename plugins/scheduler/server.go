@@ -53,12 +53,8 @@ var _ kit.Runner = (*Server)(nil)
 // New makes the scheduler and starts nothing.
 func New(env *kit.Env) (*Server, error) {
 	s := &Server{env: env}
-	if err := env.Decode(&s.config); err != nil {
+	if err := env.LoadConfig(&s.config); err != nil {
 		return nil, err
-	}
-	s.config.SetDefaults()
-	if errs := s.config.Validate(); len(errs) > 0 {
-		return nil, kit.FieldErrors(errs)
 	}
 	if env.RESTConfig == nil {
 		return s, nil

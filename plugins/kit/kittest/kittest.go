@@ -27,6 +27,9 @@ import (
 // endTime bounds how long a runner may take to end with its test.
 const endTime = 10 * time.Second
 
+// patience bounds how long Eventually waits.
+const patience = 20 * time.Second
+
 // NewEnv is an environment with temporary folders, a logger that writes to the test, a
 // socket to listen on, the cluster's default networks, and no API. Change it as needed
 // before giving it to Plugin.New.
@@ -77,6 +80,21 @@ func Run(t testing.TB, r kit.Runner) (stop func()) {
 	})
 	t.Cleanup(stop)
 	return stop
+}
+
+// Eventually asks until check returns no error; it ends the test after patience.
+func Eventually(t testing.TB, what string, check func() error) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); ; {
+		err := check()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: %v", what, err)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
 }
 
 // Client is a client of the base contract, served by the plugin over gRPC in memory.
