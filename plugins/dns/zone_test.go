@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -85,14 +86,14 @@ func newTestHandler(t testing.TB, upstreams []string, objects ...runtime.Object)
 // upstream is a resolver that knows example.com, and counts.
 func upstream(t testing.TB) (address string, asked func() int) {
 	t.Helper()
-	var n int
+	var n atomic.Int64
 	done := make(chan struct{})
 	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	srv := &dns.Server{PacketConn: conn, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
-		n++
+		n.Add(1)
 		m := new(dns.Msg)
 		m.SetReply(q)
 		soa := &dns.SOA{Hdr: dns.RR_Header{Name: "example.com.", Rrtype: dns.TypeSOA, Class: 1, Ttl: 20}, Ns: "ns.example.com.", Mbox: "x.example.com.", Minttl: 20}
@@ -110,7 +111,7 @@ func upstream(t testing.TB) (address string, asked func() int) {
 	})}
 	go func() { defer close(done); _ = srv.ActivateAndServe() }()
 	t.Cleanup(func() { _ = conn.Close(); <-done })
-	return conn.LocalAddr().String(), func() int { return n }
+	return conn.LocalAddr().String(), func() int { return int(n.Load()) }
 }
 
 func query(name string, kind uint16) *dns.Msg {
