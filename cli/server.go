@@ -67,8 +67,8 @@ func needRoot(command string) error {
 
 func newAgentCommand(streams genericiooptions.IOStreams) *cobra.Command {
 	var (
-		d                           dirs
-		join, nodeName, ip, logging string
+		d             dirs
+		join, logging string
 	)
 	cmd := &cobra.Command{
 		Use:   "agent --join FILE",
@@ -115,38 +115,42 @@ func newAgentCommand(streams genericiooptions.IOStreams) *cobra.Command {
 	d.addFlags(cmd.Flags())
 	cmd.Flags().StringVar(&join, "join", "", "File made on the server by keelson agent create-join-file")
 	cmd.Flags().StringVar(&logging, "log-level", "info", "Lowest severity to log: debug, info, warn or error")
+	cmd.AddCommand(newJoinFileCommand(streams))
+	return cmd
+}
 
-	var output string
-	var create dirs
-	sub := &cobra.Command{
+func newJoinFileCommand(streams genericiooptions.IOStreams) *cobra.Command {
+	var (
+		d          dirs
+		ip, output string
+	)
+	cmd := &cobra.Command{
 		Use:   "create-join-file NAME --address IP",
 		Short: "Make the file with which a new node joins (on the server, as root)",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			nodeName = args[0]
-			if err := create.complete(); err != nil {
+			if err := d.complete(); err != nil {
 				return err
 			}
 			if ip == "" {
 				return errors.New("--address: must be the new node's IP address")
 			}
-			node, err := nodeConfig(nodeName, ip)
+			node, err := nodeConfig(args[0], ip)
 			if err != nil {
 				return err
 			}
 			if output == "" {
 				output = node.Name + ".join"
 			}
-			if err := kernel.CreateJoinFile(create.Data, node, kernelBuiltins(), output); err != nil {
+			if err := kernel.CreateJoinFile(d.Data, node, kernelBuiltins(), output); err != nil {
 				return err
 			}
 			fmt.Fprintf(streams.Out, "%s: take it to node %s and run: keelson agent --join %s\n", output, node.Name, output)
 			return nil
 		},
 	}
-	create.addFlags(sub.Flags())
-	sub.Flags().StringVar(&ip, "address", "", "IP address of the new node")
-	sub.Flags().StringVarP(&output, "output", "o", "", "File to write (default NAME.join)")
-	cmd.AddCommand(sub)
+	d.addFlags(cmd.Flags())
+	cmd.Flags().StringVar(&ip, "address", "", "IP address of the new node")
+	cmd.Flags().StringVarP(&output, "output", "o", "", "File to write (default NAME.join)")
 	return cmd
 }

@@ -3,15 +3,10 @@ package plugins
 import (
 	"bufio"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
-	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -20,7 +15,6 @@ import (
 
 	"keelson.dev/keelson/core/pluginhost"
 	"keelson.dev/keelson/plugins/kit/kittest"
-	pluginv1 "keelson.dev/keelson/proto/plugin/v1"
 )
 
 // harness is a host that runs until the end of the test.
@@ -340,28 +334,6 @@ func TestChanges(t *testing.T) {
 	h.wait(t, "worker", pluginhost.PhaseRunning)
 }
 
-// TestStopsByForce: a plugin that answers nothing is killed, and does not hold up the end
-// for longer than its time.
-func TestStopsByForce(t *testing.T) {
-	if testing.Short() {
-		t.Skip("SKIPPED: takes the 20 seconds that a hung plugin is given (-short)")
-	}
-	h := start(t)
-	h.ensure(t, worker1(""))
-	s := h.wait(t, "worker", pluginhost.PhaseRunning)
-	if err := syscall.Kill(s.PID, syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
-	began := time.Now()
-	h.stop()
-	if took := time.Since(began); took > 25*time.Second {
-		t.Errorf("the end took %s, want at most 25s", took)
-	}
-	if !gone(s.PID) {
-		t.Error("the process is still there")
-	}
-}
-
 func TestEnsureRefusesNames(t *testing.T) {
 	h := start(t)
 	for _, name := range []string{"", "../x", "Upper", strings.Repeat("x", 64)} {
@@ -426,194 +398,4 @@ func TestLogs(t *testing.T) {
 	if _, err := h.Logs(t.Context(), "nobody", -1, false); err == nil {
 		t.Error("log of an unknown plugin: got nil, want an error")
 	}
-}
-
-// TestRootChildDoesNotHoldUp: a plugin's child that lives on with its standard error open
-// does not hide the plugin's end; it is killed with the plugin's cgroup.
-func TestRootChildDoesNotHoldUp(t *testing.T) {
-	needRoot(t)
-	h := start(t)
-	h.ensure(t, worker1("child"))
-	before := h.wait(t, "worker", pluginhost.PhaseRunning)
-	raw, err := os.ReadFile(filepath.Join(h.dir, "d/plugins/worker/child"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	child, err := strconv.Atoi(string(raw))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = syscall.Kill(child, syscall.SIGKILL) }()
-	if err := syscall.Kill(before.PID, syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	poll(t, "the plugin is back", func() bool {
-		s, _ := h.Status("worker")
-		return s.Phase == pluginhost.PhaseRunning && s.PID != before.PID
-	})
-	poll(t, "the child is dead", func() bool { return dead(child) })
-}
-
-// dead is also true for a zombie that init has not collected yet.
-func dead(pid int) bool {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	return err != nil || strings.Contains(string(stat), ") Z ")
-}
-
-// TestRootCgroup: a plugin is in a cgroup of its own in every hierarchy, which goes with it.
-func TestRootCgroup(t *testing.T) {
-	needRoot(t)
-	h := start(t)
-	h.ensure(t, worker1(""))
-	s := h.wait(t, "worker", pluginhost.PhaseRunning)
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", s.PID))
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := ":/keelson-test-" + filepath.Base(h.dir) + "/worker\n"
-	for _, name := range []string{"0:", "pids", "memory"} {
-		found := false
-		for line := range strings.Lines(string(raw)) {
-			if strings.Contains(line, name) {
-				found = found || strings.HasSuffix(line, want)
-			}
-		}
-		if !found && strings.Contains(string(raw), name) {
-			t.Errorf("hierarchy %s: %s is not in %s", name, raw, want)
-		}
-	}
-	h.stop()
-	if left, _ := filepath.Glob("/sys/fs/cgroup/*/keelson-test-" + filepath.Base(h.dir)); len(left) > 0 {
-		t.Errorf("left over: %v", left)
-	}
-}
-
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("SKIPPED: needs root, to make cgroups")
-	}
-}
-
-// TestHostKilled: when the host is killed with -9, its plugins end; what is recorded is
-// swept by the next host.
-func TestHostKilled(t *testing.T) {
-	dir := shortDir(t)
-	host := exec.Command(os.Args[0], "host", dir)
-	host.Stderr = os.Stderr
-	if err := host.Start(); err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(dir, "r/host/worker.json")
-	var record struct{ PID int }
-	poll(t, "the plugin is recorded and at work", func() bool {
-		raw, err := os.ReadFile(path)
-		_, told := os.Stat(filepath.Join(dir, "d/plugins/worker/told"))
-		return err == nil && told == nil && json.Unmarshal(raw, &record) == nil && record.PID > 0
-	})
-	if err := host.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	_ = host.Wait()
-	began := time.Now()
-	poll(t, "the plugin ends with its host", func() bool { return dead(record.PID) })
-	t.Logf("the plugin ended %s after its host", time.Since(began))
-	again := exec.Command(os.Args[0], "host", dir)
-	if err := again.Start(); err != nil {
-		t.Fatal(err)
-	}
-	poll(t, "the next host runs the plugin", func() bool {
-		raw, err := os.ReadFile(path)
-		var now struct{ PID int }
-		return err == nil && json.Unmarshal(raw, &now) == nil && now.PID != record.PID && now.PID > 0
-	})
-	if err := again.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	if err := again.Wait(); err != nil {
-		t.Errorf("the host ended with %v, want status 0", err)
-	}
-}
-
-// TestSweep: a recorded process of an earlier host is ended, one that only has the same
-// process number is not.
-func TestSweep(t *testing.T) {
-	dir := shortDir(t)
-	orphan := func(instance string) *exec.Cmd {
-		cmd := exec.Command("sleep", "600")
-		cmd.Env = []string{pluginv1.InstanceEnv + "=" + instance}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-		return cmd
-	}
-	ours, strangers := orphan("ours"), orphan("another")
-	run := filepath.Join(dir, "r/host")
-	if err := os.MkdirAll(run, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	for name, cmd := range map[string]*exec.Cmd{"a": ours, "b": strangers} {
-		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", cmd.Process.Pid))
-		if err != nil {
-			t.Fatal(err)
-		}
-		began := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))[19]
-		record := fmt.Sprintf(`{"pid":%d,"startTime":%s,"instance":"ours"}`, cmd.Process.Pid, began)
-		if err := os.WriteFile(filepath.Join(run, name+".json"), []byte(record), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := os.WriteFile(filepath.Join(run, "c.json"), []byte("{"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	start(t, func(c *pluginhost.Config) { c.RunDir = filepath.Join(dir, "r") })
-	poll(t, "the orphan is ended and the records are gone", func() bool {
-		left, _ := filepath.Glob(run + "/*.json")
-		return dead(ours.Process.Pid) && len(left) == 0
-	})
-	if dead(strangers.Process.Pid) {
-		t.Error("a stranger's process was ended")
-	}
-}
-
-func TestOneHostForAFolder(t *testing.T) {
-	h := start(t)
-	poll(t, "the first host runs", func() bool { _, err := os.Stat(filepath.Join(h.dir, "r/host/lock")); return err == nil })
-	h.ensure(t, worker1(""))
-	h.wait(t, "worker", pluginhost.PhaseRunning)
-	second := pluginhost.New(config(h.dir, kittest.Logger(t), h.creds))
-	if err := second.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "another one runs") {
-		t.Errorf("second host: got %v, want an error that another one runs", err)
-	}
-}
-
-// TestAcceptIsAskedAgain: no grant, no start; and the grant may come later.
-func TestAcceptIsAskedAgain(t *testing.T) {
-	var mu sync.Mutex
-	asked := 0
-	h := start(t, func(c *pluginhost.Config) {
-		c.Accept = func(context.Context, pluginhost.Description) error {
-			mu.Lock()
-			defer mu.Unlock()
-			if asked++; asked < 3 {
-				return fmt.Errorf("the API is not ready")
-			}
-			return nil
-		}
-	})
-	h.ensure(t, worker1(""))
-	if s := h.wait(t, "worker", pluginhost.PhaseRunning); !strings.Contains(s.LastError, "accept plugin worker: the API is not ready") {
-		t.Errorf("last error: got %q", s.LastError)
-	}
-}
-
-func sum(t *testing.T, path string) string {
-	t.Helper()
-	data, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := sha256.Sum256(data)
-	return hex.EncodeToString(s[:])
 }
