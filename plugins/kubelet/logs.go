@@ -117,23 +117,32 @@ func copyLog(ctx context.Context, path string, opts *logOptions, w *logWriter, a
 			return fmt.Errorf("watch log: %w", err)
 		}
 	}
-	f, err := os.Open(path)
+	f, err := openLog(ctx, path)
 	if err != nil {
 		return fmt.Errorf("open log: %w", err)
 	}
 	defer func() { f.Close() }()
+	missing := int64(-1) // lines wanted from older parts; negative: all
 	if opts.Tail >= 0 {
-		start, err := tailOffset(f, opts.Tail)
+		start, found, err := tailOffset(f, opts.Tail)
 		if err != nil {
 			return fmt.Errorf("find the last lines: %w", err)
 		}
 		if _, err := f.Seek(start, io.SeekStart); err != nil {
 			return err
 		}
-	} else if err := copyRotated(path, w); err != nil {
+		missing = opts.Tail - found
+	}
+	if err := copyRotated(path, f, missing, w); err != nil {
 		return err
 	}
 	r := bufio.NewReader(f)
+	var next *os.File // what the log's name means now, once that is not f
+	defer func() {
+		if next != nil {
+			next.Close()
+		}
+	}()
 	var rest []byte
 	for {
 		line, err := r.ReadBytes('\n')
@@ -153,10 +162,13 @@ func copyLog(ctx context.Context, path string, opts *logOptions, w *logWriter, a
 		if !opts.Follow {
 			return nil
 		}
-		if next, ok := reopened(f, path); ok {
+		if next != nil {
 			f.Close()
-			f, r, rest = next, bufio.NewReader(next), nil
+			f, r, rest, next = next, bufio.NewReader(next), nil, nil
 			continue
+		}
+		if next = reopened(f, path); next != nil {
+			continue // nothing is written to f any more: read what came to it after its end was seen
 		}
 		running := alive()
 		if !running {
@@ -190,50 +202,121 @@ func waitWrite(ctx context.Context, watcher *fsnotify.Watcher) error {
 	return nil
 }
 
+// openLog opens a log. In the middle of a rotation there is none for a moment.
+func openLog(ctx context.Context, path string) (*os.File, error) {
+	for range 50 {
+		f, err := os.Open(path)
+		if err == nil || !errors.Is(err, os.ErrNotExist) {
+			return f, err
+		}
+		if old, _ := rotated(path); len(old) == 0 || !sleep(ctx, 20*time.Millisecond) {
+			return nil, err
+		}
+	}
+	return os.Open(path)
+}
+
 // reopened returns the file that now has the log's name, if it is another one than f.
-func reopened(f *os.File, path string) (*os.File, bool) {
+func reopened(f *os.File, path string) *os.File {
 	a, err := f.Stat()
 	if err != nil {
-		return nil, false
+		return nil
 	}
 	b, err := os.Stat(path)
 	if err != nil || os.SameFile(a, b) {
-		return nil, false
+		return nil
 	}
 	next, err := os.Open(path)
-	return next, err == nil
+	if err != nil {
+		return nil
+	}
+	return next
 }
 
-// copyRotated copies the older parts of a log.
-func copyRotated(path string, w *logWriter) error {
+// copyRotated copies the last lines of a log's older parts; all if lines is negative. The part that became one since it was opened as live
+// is left to who opened it.
+func copyRotated(path string, live *os.File, lines int64, w *logWriter) error {
+	if lines == 0 {
+		return nil
+	}
 	old, err := rotated(path)
 	if err != nil {
 		return err
 	}
+	info, err := live.Stat()
+	if err != nil {
+		return err
+	}
+	old = slices.DeleteFunc(old, func(name string) bool {
+		i, err := os.Stat(name)
+		return err == nil && os.SameFile(i, info)
+	})
+	skip := int64(0) // lines of the first part that is copied
+	if lines > 0 {
+		for i, name := range slices.Backward(old) {
+			has := countLines(name)
+			if has >= lines {
+				old, skip = old[i:], has-lines
+				break
+			}
+			lines -= has
+		}
+	}
 	for _, name := range old {
-		if err := copyFile(name, w); err != nil {
+		if err := copyFile(name, skip, w); err != nil {
 			return err
 		}
+		skip = 0
 	}
 	return nil
 }
 
-func copyFile(name string, w *logWriter) error {
+// countLines counts the lines of an older part; one that was removed meanwhile has none.
+func countLines(name string) int64 {
+	in, err := openRotated(name)
+	if err != nil {
+		return 0
+	}
+	defer in.Close()
+	count, buf := int64(0), make([]byte, 64<<10)
+	for {
+		n, err := in.Read(buf)
+		count += int64(bytes.Count(buf[:n], []byte{'\n'}))
+		if err != nil {
+			return count
+		}
+	}
+}
+
+// openRotated opens an older part, compressed or not.
+func openRotated(name string) (io.ReadCloser, error) {
 	f, err := os.Open(name)
+	if err != nil || !strings.HasSuffix(name, ".gz") {
+		return f, err
+	}
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return struct {
+		io.Reader
+		io.Closer
+	}{z, f}, nil
+}
+
+func copyFile(name string, skip int64, w *logWriter) error {
+	in, err := openRotated(name)
 	if err != nil {
 		return nil // rotated away meanwhile
 	}
-	defer f.Close()
-	var in io.Reader = f
-	if strings.HasSuffix(name, ".gz") {
-		if in, err = gzip.NewReader(f); err != nil {
-			return nil
-		}
-	}
+	defer in.Close()
 	r := bufio.NewReader(in)
 	for {
 		line, err := r.ReadBytes('\n')
-		if len(line) > 0 {
+		if skip > 0 {
+			skip--
+		} else if len(line) > 0 {
 			if l, perr := parseLogLine(line); perr == nil {
 				if err := w.write(l); err != nil {
 					return err
@@ -246,11 +329,11 @@ func copyFile(name string, w *logWriter) error {
 	}
 }
 
-// tailOffset finds where the last n lines of a file begin. Lines in several parts count by their parts' last.
-func tailOffset(f *os.File, n int64) (int64, error) {
+// tailOffset finds where the last n lines of a file begin, and how many there are. Lines in several parts count by their parts' last.
+func tailOffset(f *os.File, n int64) (offset, found int64, err error) {
 	end, err := f.Seek(0, io.SeekEnd)
-	if err != nil || n == 0 {
-		return end, err
+	if err != nil || n == 0 || end == 0 {
+		return end, 0, err
 	}
 	const block = 64 << 10
 	buf := make([]byte, block)
@@ -259,19 +342,19 @@ func tailOffset(f *os.File, n int64) (int64, error) {
 		left := max(right-block, 0)
 		part := buf[:right-left]
 		if _, err := f.ReadAt(part, left); err != nil && !errors.Is(err, io.EOF) {
-			return 0, err
+			return 0, 0, err
 		}
 		for i, p := range slices.Backward(part) {
 			if p != '\n' || left+int64(i) == end-1 {
 				continue
 			}
 			if count++; count == n {
-				return left + int64(i) + 1, nil
+				return left + int64(i) + 1, n, nil
 			}
 		}
 		right = left
 	}
-	return 0, nil
+	return 0, count + 1, nil
 }
 
 // lastLogLines returns the end of a log, for a container's last words.
