@@ -103,7 +103,7 @@ func (s *Store) layer(ctx context.Context, names []string, chainID string, diffI
 	meta, err := s.unpackInto(ctx, tmp, names[:len(names)-1], diffID, open)
 	if err == nil {
 		meta.ChainID = chainID
-		err = s.finish(tmp, name, meta)
+		err = s.finish(ctx, tmp, name, meta)
 	}
 	if err != nil {
 		return meta, errors.Join(err, os.RemoveAll(tmp))
@@ -155,7 +155,7 @@ func unmount(dir string) error {
 }
 
 // finish makes the unpacked layer durable and visible.
-func (s *Store) finish(tmp, name string, meta layerMeta) error {
+func (s *Store) finish(ctx context.Context, tmp, name string, meta layerMeta) error {
 	for _, dir := range []string{"work", "merged"} {
 		if err := os.RemoveAll(filepath.Join(tmp, dir)); err != nil {
 			return err
@@ -169,12 +169,7 @@ func (s *Store) finish(tmp, name string, meta layerMeta) error {
 	if err := os.WriteFile(filepath.Join(tmp, "meta.json"), data, 0o600); err != nil {
 		return err
 	}
-	dir, err := os.Open(tmp)
-	if err != nil {
-		return err
-	}
-	err = unix.Syncfs(int(dir.Fd()))
-	if err = errors.Join(err, dir.Close()); err != nil {
+	if err := syncTree(ctx, tmp, maxFsync); err != nil {
 		return fmt.Errorf("sync: %w", err)
 	}
 	return os.Rename(tmp, s.layerDir(name))
