@@ -4,6 +4,8 @@ import (
 	"errors"
 	"log/slog"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Defaults of Options.
@@ -12,8 +14,9 @@ const (
 	DefaultCompactionWindow = 5 * time.Minute
 	// DefaultBookmarkInterval is that of upstream's watch cache.
 	DefaultBookmarkInterval = time.Minute
-	// DefaultCacheBytes bounds the cache of decoded objects, counted in encoded bytes (decoded they take 2 to 4 times as much).
-	DefaultCacheBytes = 16 << 20
+	// MinCacheBytes and MaxCacheBytes are the ends of what DefaultCacheBytes gives.
+	MinCacheBytes = 16 << 20
+	MaxCacheBytes = 128 << 20
 	// DefaultWatchQueue is the number of events that may wait for one watcher before it is cut off.
 	DefaultWatchQueue = 4096
 	// DefaultMinFreeBytes is the disk space below which writes are refused. Badger maps its files into memory, and a
@@ -31,12 +34,31 @@ type Options struct {
 	CompactionWindow time.Duration
 	// BookmarkInterval is the time between bookmarks of a watch that asked for them.
 	BookmarkInterval time.Duration
-	// CacheBytes bounds the cache of decoded objects; less than zero turns it off.
+	// CacheBytes bounds the cache of decoded objects, counted in encoded bytes (decoded
+	// they take 2 to 4 times as much); less than zero turns it off. Default:
+	// DefaultCacheBytes of this machine's memory.
 	CacheBytes int64
 	// WatchQueue is the number of events that may wait for one watcher.
 	WatchQueue int
 	// MinFreeBytes is the free disk space below which writes are refused; less than zero turns the check off.
 	MinFreeBytes int64
+}
+
+// DefaultCacheBytes is a 64th of a machine's memory, within MinCacheBytes and
+// MaxCacheBytes: a list over more objects than the cache holds decodes the rest each
+// time, which for 10,000 pods (57 MB) took a hundred times as long. What is not stored
+// takes no cache, so a small cluster pays nothing for the bound.
+func DefaultCacheBytes(memory int64) int64 {
+	return min(max(memory/64, MinCacheBytes), MaxCacheBytes)
+}
+
+// memoryBytes is this machine's memory, 0 if it cannot be told.
+func memoryBytes() int64 {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return 0
+	}
+	return int64(info.Totalram) * int64(info.Unit)
 }
 
 func (o *Options) setDefaults() error {
@@ -53,7 +75,7 @@ func (o *Options) setDefaults() error {
 		o.BookmarkInterval = DefaultBookmarkInterval
 	}
 	if o.CacheBytes == 0 {
-		o.CacheBytes = DefaultCacheBytes
+		o.CacheBytes = DefaultCacheBytes(memoryBytes())
 	}
 	if o.WatchQueue <= 0 {
 		o.WatchQueue = DefaultWatchQueue
