@@ -42,14 +42,22 @@ func newKeeper(s *Server) (*keeper, error) {
 			return nil, err
 		}
 	}
-	_, err := s.factory.Core().V1().Namespaces().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+	if err := k.watchDeletion(s.factory.Core().V1().Namespaces().Informer(), func(name string) bool { return slices.Contains(systemNamespaces, name) }); err != nil {
+		return nil, err
+	}
+	return k, k.watchDeletion(s.factory.Scheduling().V1().PriorityClasses().Informer(), isSystemClass)
+}
+
+// watchDeletion wakes the keeper when an object is deleted whose name is one of its own.
+func (k *keeper) watchDeletion(i cache.SharedIndexInformer, own func(name string) bool) error {
+	_, err := i.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		DeleteFunc: func(o any) {
-			if key, err := cache.DeletionHandlingMetaNamespaceKeyFunc(o); err == nil && slices.Contains(systemNamespaces, key) {
+			if key, err := cache.DeletionHandlingMetaNamespaceKeyFunc(o); err == nil && own(key) {
 				k.notify()
 			}
 		},
 	})
-	return k, err
+	return err
 }
 
 func (k *keeper) notify() {
@@ -70,6 +78,9 @@ func (k *keeper) run(ctx context.Context) error {
 		case <-k.wake:
 		}
 		err := k.server.ensureNamespaces(ctx)
+		if err == nil {
+			err = k.server.ensurePriorityClasses(ctx)
+		}
 		if err == nil {
 			err = k.server.ensureService(ctx)
 		}

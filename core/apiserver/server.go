@@ -134,6 +134,7 @@ func (s *Server) connectLoopback(serving *genericapiserver.SecureServingInfo) er
 	c.ContentType = "application/vnd.kubernetes.protobuf"
 	c.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
 	c.UserAgent = "keelson-apiserver"
+	c.WarningHandler = rest.NoWarnings{} // what is said to users of old kinds; the kernel writes Endpoints on purpose
 	s.loopback = c
 	if s.client, err = kubernetes.NewForConfig(c); err != nil {
 		return fmt.Errorf("loopback client: %w", err)
@@ -235,6 +236,7 @@ func (s *Server) bootstrap(ctx context.Context, waitRBAC func(context.Context) e
 		var g errgroup.Group
 		g.Go(func() error { return s.ensureNamespaces(ctx) })
 		g.Go(func() error { return auth.Bootstrap(ctx, s.client) })
+		g.Go(func() error { return s.ensurePriorityClasses(ctx) })
 		if last = g.Wait(); last != nil {
 			return false, nil
 		}
