@@ -106,6 +106,14 @@ func (f *fakeCRI) exit(t *testing.T, name string, code int32) {
 }
 
 // loseSandboxes makes every sandbox and container die, as if their processes had been killed.
+// forgetPod drops all of a pod, as if its removal had come before a crash of the kubelet.
+func (f *fakeCRI) forgetPod(uid string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	maps.DeleteFunc(f.containers, func(_ string, c *fakeContainer) bool { return f.sandboxes[c.sandbox].GetMetadata().GetUid() == uid })
+	maps.DeleteFunc(f.sandboxes, func(_ string, s *runtimeapi.PodSandboxStatus) bool { return s.GetMetadata().GetUid() == uid })
+}
+
 func (f *fakeCRI) loseSandboxes() {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -397,21 +397,49 @@ func TestLivenessRestarts(t *testing.T) {
 	}
 }
 
+// TestOrphanIsEnded: of a pod that goes from the API while the kubelet is down, nothing stays: no sandbox, volume, log or link; whether the
+// runtime still has it or not.
 func TestOrphanIsEnded(t *testing.T) {
-	n := newNode(t)
-	_, stop := n.start()
-	n.create(simplePod("web"))
-	n.await("web", "ready", isReady)
-	stop()
-	if err := n.api.CoreV1().Pods("default").Delete(t.Context(), "web", metav1.DeleteOptions{}); err != nil {
-		t.Fatal(err)
+	for _, inRuntime := range []bool{true, false} {
+		t.Run(fmt.Sprintf("in the runtime %v", inRuntime), func(t *testing.T) {
+			n := newNode(t)
+			k, stop := n.start()
+			n.create(simplePod("web"))
+			n.create(simplePod("stays"))
+			n.await("web", "ready", isReady)
+			n.await("stays", "ready", isReady)
+			logs := func(name string) string { return filepath.Join(k.cfg.LogDir, "default_"+name+"_uid-"+name) }
+			link := filepath.Join(k.cfg.ContainerLogLinks, "web_default_app-x.log")
+			_ = os.MkdirAll(k.cfg.ContainerLogLinks, 0o755)
+			if err := os.Symlink(filepath.Join(logs("web"), "app", "0.log"), link); err != nil {
+				t.Fatal(err)
+			}
+			stop()
+			if err := n.api.CoreV1().Pods("default").Delete(t.Context(), "web", metav1.DeleteOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			if !inRuntime {
+				n.cri.forgetPod("uid-web")
+			}
+			n.start()
+			gone := []string{logs("web"), link, filepath.Join(n.env.DataDir, "pods", "uid-web"), filepath.Join(n.env.DataDir, logMarks, "uid-web")}
+			poll(t, "nothing of the pod left", 10*time.Second, func() bool {
+				for _, path := range gone {
+					if _, err := os.Lstat(path); err == nil {
+						return false
+					}
+				}
+				n.cri.mu.Lock()
+				defer n.cri.mu.Unlock()
+				return len(n.cri.sandboxes) == 1
+			})
+			for _, path := range []string{logs("stays"), filepath.Join(n.env.DataDir, "pods", "uid-stays")} {
+				if _, err := os.Lstat(path); err != nil {
+					t.Errorf("of the pod that stays: %v", err)
+				}
+			}
+		})
 	}
-	n.start()
-	poll(t, "runtime empty", 10*time.Second, func() bool {
-		n.cri.mu.Lock()
-		defer n.cri.mu.Unlock()
-		return len(n.cri.sandboxes) == 0
-	})
 }
 
 func TestNoRoomAndDeadline(t *testing.T) {

@@ -121,24 +121,38 @@ func copyLog(ctx context.Context, path string, opts *logOptions, w *logWriter, a
 	if err != nil {
 		return fmt.Errorf("open log: %w", err)
 	}
-	defer func() { f.Close() }()
-	missing := int64(-1) // lines wanted from older parts; negative: all
-	if opts.Tail >= 0 {
-		start, found, err := tailOffset(f, opts.Tail)
-		if err != nil {
-			return fmt.Errorf("find the last lines: %w", err)
-		}
-		if _, err := f.Seek(start, io.SeekStart); err != nil {
-			return err
-		}
-		missing = opts.Tail - found
+	missing, err := seekTail(f, opts.Tail)
+	if err == nil {
+		err = copyRotated(path, f, missing, w)
 	}
-	if err := copyRotated(path, f, missing, w); err != nil {
+	if err != nil {
+		f.Close()
 		return err
 	}
+	return copyLive(ctx, path, f, watcher, w, alive)
+}
+
+// seekTail puts the file at its last lines, and says how many are wanted from older parts; negative means all, of both.
+func seekTail(f *os.File, lines int64) (missing int64, err error) {
+	if lines < 0 {
+		return -1, nil
+	}
+	start, found, err := tailOffset(f, lines)
+	if err != nil {
+		return 0, fmt.Errorf("find the last lines: %w", err)
+	}
+	if _, err := f.Seek(start, io.SeekStart); err != nil {
+		return 0, err
+	}
+	return lines - found, nil
+}
+
+// copyLive copies the rest of the live part, which it closes. With a watcher it follows what is written after, over rotations.
+func copyLive(ctx context.Context, path string, f *os.File, watcher *fsnotify.Watcher, w *logWriter, alive func() bool) error {
 	r := bufio.NewReader(f)
 	var next *os.File // what the log's name means now, once that is not f
 	defer func() {
+		f.Close()
 		if next != nil {
 			next.Close()
 		}
@@ -159,7 +173,7 @@ func copyLog(ctx context.Context, path string, opts *logOptions, w *logWriter, a
 		if !errors.Is(err, io.EOF) {
 			return fmt.Errorf("read log: %w", err)
 		}
-		if !opts.Follow {
+		if watcher == nil {
 			return nil
 		}
 		if next != nil {

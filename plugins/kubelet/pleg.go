@@ -160,6 +160,9 @@ func (p *pleg) relist(ctx context.Context) {
 			p.orphan(ctx, uid)
 		}
 	}
+	if p.k.pods.HasSynced() {
+		p.sweep(now)
+	}
 }
 
 // known says whether the API has a pod of that UID for this node, though its worker may not have begun yet.
@@ -217,8 +220,5 @@ func (k *Kubelet) endOrphan(ctx context.Context, uid types.UID) error {
 	if err := k.removeState(ctx, state); err != nil {
 		return err
 	}
-	if err := k.volumes.tearDown(uid); err != nil {
-		return err
-	}
-	return k.cg.remove(string(uid))
+	return k.removeFiles(uid)
 }

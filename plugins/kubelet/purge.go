@@ -44,13 +44,7 @@ func purge(ctx context.Context, cfg Config, dataDir, runDir string, log *slog.Lo
 			continue
 		}
 		log.Info("Removing pod logs", "dir", dir)
-		links, _ := filepath.Glob(filepath.Join(cfg.ContainerLogLinks, "*.log"))
-		for _, l := range links {
-			if target, err := os.Readlink(l); err == nil && strings.HasPrefix(target, dir+"/") {
-				errs = append(errs, os.Remove(l))
-			}
-		}
-		errs = append(errs, os.RemoveAll(dir))
+		errs = append(errs, removeLogDir(dir, cfg.ContainerLogLinks))
 	}
 	for _, dir := range []string{cfg.LogDir, cfg.ContainerLogLinks} {
 		_ = os.Remove(dir) // only if nobody else has something in it
@@ -61,6 +55,18 @@ func purge(ctx context.Context, cfg Config, dataDir, runDir string, log *slog.Lo
 	}
 	_ = cg.removePath(cfg.CgroupRoot) // may still hold what is not ours
 	return errors.Join(errs...)
+}
+
+// removeLogDir removes a pod's logs, and the links to them in the folder links.
+func removeLogDir(dir, links string) error {
+	var errs []error
+	all, _ := filepath.Glob(filepath.Join(links, "*.log"))
+	for _, l := range all {
+		if target, err := os.Readlink(l); err == nil && strings.HasPrefix(target, dir+"/") {
+			errs = append(errs, os.Remove(l))
+		}
+	}
+	return errors.Join(append(errs, os.RemoveAll(dir))...)
 }
 
 // logMarks is the folder with an empty file per pod that has logs: a pod's volumes go before its logs do.

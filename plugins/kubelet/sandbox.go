@@ -202,14 +202,7 @@ func (k *Kubelet) logLink(pod, ns, container, id string) string {
 }
 
 func (k *Kubelet) removeLogs(pod *corev1.Pod) {
-	links, _ := filepath.Glob(filepath.Join(k.cfg.ContainerLogLinks, pod.Name+"_"+pod.Namespace+"_*.log"))
-	dir := k.logDir(pod)
-	for _, l := range links {
-		if target, err := os.Readlink(l); err == nil && len(target) > len(dir) && target[:len(dir)] == dir {
-			_ = os.Remove(l)
-		}
-	}
-	err := os.RemoveAll(dir)
+	err := removeLogDir(k.logDir(pod), k.cfg.ContainerLogLinks)
 	if err == nil {
 		err = unmarkLogs(k.env.DataDir, string(pod.UID))
 	}

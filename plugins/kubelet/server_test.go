@@ -245,7 +245,7 @@ func TestServerPassesStreamsOn(t *testing.T) {
 				}
 				fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", tt.path, protocol)
 				r := bufio.NewReader(conn)
-				resp, err := http.ReadResponse(r, nil)
+				resp, err := http.ReadResponse(r, nil) //nolint:bodyclose // what follows 101 is the connection
 				if err != nil {
 					t.Fatal(err)
 				}
