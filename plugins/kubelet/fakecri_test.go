@@ -105,7 +105,6 @@ func (f *fakeCRI) exit(t *testing.T, name string, code int32) {
 	t.Fatalf("no running container %s", name)
 }
 
-// loseSandboxes makes every sandbox and container die, as if their processes had been killed.
 // forgetPod drops all of a pod, as if its removal had come before a crash of the kubelet.
 func (f *fakeCRI) forgetPod(uid string) {
 	f.mu.Lock()
@@ -114,6 +113,7 @@ func (f *fakeCRI) forgetPod(uid string) {
 	maps.DeleteFunc(f.sandboxes, func(_ string, s *runtimeapi.PodSandboxStatus) bool { return s.GetMetadata().GetUid() == uid })
 }
 
+// loseSandboxes makes every sandbox and container die, as if their processes had been killed.
 func (f *fakeCRI) loseSandboxes() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
