@@ -25,6 +25,7 @@ import (
 	"keelson.dev/keelson/core/version"
 	"keelson.dev/keelson/proto/api/v1alpha1"
 	"keelson.dev/keelson/proto/api/v1alpha1/client"
+	"keelson.dev/keelson/proto/liblog"
 )
 
 // AgentConfig is what an agent is told.
@@ -144,7 +145,7 @@ func readJoinFile(path string) (*joinFile, error) {
 // RunAgent runs the plugins of a further node until ctx ends. It does not need
 // the server to answer at its start.
 func RunAgent(ctx context.Context, cfg AgentConfig) error {
-	klog.SetSlogLogger(cfg.Log)
+	klog.SetSlogLogger(liblog.New(cfg.Log))
 	join, err := readJoinFile(cfg.JoinFile)
 	if err != nil {
 		return err

@@ -26,6 +26,7 @@ import (
 	"keelson.dev/keelson/core/version"
 	"keelson.dev/keelson/proto/api/v1alpha1"
 	"keelson.dev/keelson/proto/api/v1alpha1/client"
+	"keelson.dev/keelson/proto/liblog"
 )
 
 // server is a running kernel with an API.
@@ -45,7 +46,7 @@ const notifySocketEnv = "NOTIFY_SOCKET"
 // RunServer runs a server until ctx ends, or until a part of it fails.
 func RunServer(ctx context.Context, cfg Config) error {
 	begin := time.Now()
-	klog.SetSlogLogger(cfg.Log) // what the Kubernetes libraries have to say
+	klog.SetSlogLogger(liblog.New(cfg.Log)) // what the Kubernetes libraries have to say
 	if err := makeDirs(cfg.DataDir, cfg.RunDir); err != nil {
 		return err
 	}

@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc"
 	"k8s.io/klog/v2"
 
+	"keelson.dev/keelson/proto/liblog"
 	pluginv1 "keelson.dev/keelson/proto/plugin/v1"
 )
 
@@ -42,7 +43,7 @@ func Main(p Plugin) {
 	stderr := os.Stderr
 	level := &slog.LevelVar{}
 	log := slog.New(slog.NewJSONHandler(stderr, &slog.HandlerOptions{Level: level}))
-	klog.SetSlogLogger(log)
+	klog.SetSlogLogger(liblog.New(log))
 
 	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer cancel()
