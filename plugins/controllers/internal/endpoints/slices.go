@@ -12,6 +12,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -19,6 +20,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/labels"
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
@@ -28,6 +30,7 @@ import (
 	endpointsliceutil "k8s.io/endpointslice/util"
 
 	"keelson.dev/keelson/plugins/controllers/internal/control"
+	"keelson.dev/keelson/proto/liblog"
 )
 
 const (
@@ -39,6 +42,8 @@ const (
 	maxPerSlice = 100
 	// indexService finds slices by "namespace/service".
 	indexService = "service"
+	// staleRetry is how long the cache gets to catch up with what was written.
+	staleRetry = 100 * time.Millisecond
 )
 
 // Slices is the endpointslice controller.
@@ -200,7 +205,7 @@ func (s *Slices) nodesChanged() {
 	if err != nil {
 		return
 	}
-	s.topology.SetNodes(logr.FromSlogHandler(s.log.Handler()), nodes)
+	s.topology.SetNodes(logr.FromSlogHandler(liblog.New(s.log).Handler()), nodes)
 	for _, key := range s.topology.GetOverloadedServices() {
 		s.loop.EnqueueKey(key)
 	}
@@ -213,6 +218,12 @@ func nodeReady(n *corev1.Node) bool {
 		}
 	}
 	return false
+}
+
+// isConflict says whether err is that of an update that came too late. The
+// reconciler's errors have lost their types, so it is their text that tells.
+func isConflict(err error) bool {
+	return apierrors.IsConflict(err) || strings.Contains(err.Error(), "Operation cannot be fulfilled on endpointslices")
 }
 
 func (s *Slices) sync(_ context.Context, key string) error {
@@ -245,13 +256,15 @@ func (s *Slices) sync(_ context.Context, key string) error {
 		}
 	}
 	if s.tracker.StaleSlices(svc, live) {
-		return &control.RetryAfter{After: 100 * time.Millisecond, Reason: "endpoint slices in the cache are older than those written"}
+		return &control.RetryAfter{After: staleRetry, Reason: "endpoint slices in the cache are older than those written"}
 	}
 	trigger := s.triggers.ComputeEndpointLastChangeTriggerTime(namespace, svc, pods)
-	if err := s.reconciler.Reconcile(logr.FromSlogHandler(s.log.Handler()), svc, pods, live, trigger); err != nil {
-		if !apierrors.IsConflict(err) {
-			s.events.Eventf(svc, corev1.EventTypeWarning, "FailedToUpdateEndpointSlices", "Error updating Endpoint Slices for Service %s: %v", key, err)
+	if err := s.reconciler.Reconcile(logr.FromSlogHandler(liblog.New(s.log).Handler()), svc, pods, live, trigger); err != nil {
+		// That the cache is behind is no news for those who read the service's events.
+		if utilerrors.FilterOut(err, isConflict) == nil {
+			return &control.RetryAfter{After: staleRetry, Reason: "endpoint slices have been changed since they were read"}
 		}
+		s.events.Eventf(svc, corev1.EventTypeWarning, "FailedToUpdateEndpointSlices", "Error updating Endpoint Slices for Service %s: %v", key, err)
 		return fmt.Errorf("update endpoint slices of service %s: %w", key, err)
 	}
 	return nil
