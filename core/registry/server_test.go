@@ -154,6 +154,40 @@ func TestServiceAllocation(t *testing.T) {
 	})
 }
 
+func TestServiceTypeChange(t *testing.T) {
+	s := start(t)
+	ctx, services := t.Context(), s.admin.CoreV1().Services("default")
+	t.Run("fields of another type are refused", func(t *testing.T) {
+		for want, change := range map[string]func(*corev1.ServiceSpec){
+			"spec.externalTrafficPolicy: Invalid value: \"Local\": may only be set for externally-accessible services": func(s *corev1.ServiceSpec) { s.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal },
+			"spec.allocateLoadBalancerNodePorts: Forbidden: may only be used when `type` is 'LoadBalancer'":            func(s *corev1.ServiceSpec) { s.AllocateLoadBalancerNodePorts = new(true) },
+			"spec.loadBalancerClass: Forbidden: may only be used when `type` is 'LoadBalancer'":                        func(s *corev1.ServiceSpec) { s.LoadBalancerClass = new("example.com/lb") },
+			"spec.clusterIPs: Invalid value: [\"10.96.0.1\"]: failed to allocate IP 10.96.0.1":                         func(s *corev1.ServiceSpec) { s.ClusterIP = "10.96.0.1" },
+		} {
+			svc := service("refused", corev1.ServiceTypeClusterIP)
+			change(&svc.Spec)
+			if _, err := services.Create(ctx, svc, metav1.CreateOptions{}); !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), want) {
+				t.Errorf("got %v, want %s", err, want)
+			}
+		}
+	})
+	t.Run("what a patch of the type carries along goes", func(t *testing.T) {
+		svc := service("changing", corev1.ServiceTypeLoadBalancer)
+		svc.Spec.LoadBalancerClass, svc.Spec.ExternalTrafficPolicy = new("example.com/lb"), corev1.ServiceExternalTrafficPolicyLocal
+		if _, err := services.Create(ctx, svc, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		got, err := services.Patch(ctx, "changing", types.MergePatchType, []byte(`{"spec":{"type":"ClusterIP"}}`), metav1.PatchOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p := got.Spec; p.ExternalTrafficPolicy != "" || p.AllocateLoadBalancerNodePorts != nil || p.LoadBalancerClass != nil ||
+			p.HealthCheckNodePort != 0 || p.Ports[0].NodePort != 0 {
+			t.Errorf("got %+v", p)
+		}
+	})
+}
+
 func TestPodLife(t *testing.T) {
 	s := start(t)
 	ctx, pods := t.Context(), s.admin.CoreV1().Pods("default")
@@ -398,5 +432,16 @@ func TestEventsInBothGroups(t *testing.T) {
 	got, err := s.admin.CoreV1().Events("default").Get(ctx, "e2", metav1.GetOptions{})
 	if err != nil || got.Message != "it has" || got.ReportingController != "x/y" {
 		t.Errorf("got %+v, %v", got, err)
+	}
+}
+
+// Clients and their users look for upstream's sentence.
+func TestUnknownServiceAccount(t *testing.T) {
+	s := start(t)
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: corev1.PodSpec{ServiceAccountName: "nope", Containers: []corev1.Container{{Name: "c", Image: "i"}}}}
+	_, err := s.admin.CoreV1().Pods("default").Create(t.Context(), pod, metav1.CreateOptions{})
+	want := `pods "p" is forbidden: error looking up service account default/nope: serviceaccount "nope" not found`
+	if !apierrors.IsForbidden(err) || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
 	}
 }

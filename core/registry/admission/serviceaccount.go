@@ -148,6 +148,9 @@ func (s *serviceAccount) account(ctx context.Context, namespace, name string) (*
 		}
 		return true, nil
 	})
+	if apierrors.IsNotFound(last) { // in upstream's words, which clients look for
+		return nil, apierrors.NewNotFound(corev1.Resource("serviceaccount"), name)
+	}
 	if last != nil {
 		return nil, last
 	}

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/registry/rest"
+	"k8s.io/utils/ptr"
 
 	"keelson.dev/keelson/core/registry/resource"
 )
@@ -26,7 +27,10 @@ var services = &resource.Definition[*corev1.Service]{
 	Default:        defaultService,
 	CreateOnUpdate: true,
 	PrepareCreate:  func(_ context.Context, s *corev1.Service) { dropForeignFields(s) },
-	PrepareUpdate:  func(_ context.Context, s, _ *corev1.Service) { dropForeignFields(s) },
+	PrepareUpdate: func(_ context.Context, s, old *corev1.Service) {
+		dropCarriedFields(s, old)
+		dropForeignFields(s)
+	},
 	Validate:       validateService,
 	ValidateUpdate: validateServiceUpdate,
 	Status:         func(s *corev1.Service) any { return &s.Status },
@@ -80,8 +84,7 @@ func defaultService(s *corev1.Service) {
 			p.TargetPort = intstr.FromInt32(p.Port)
 		}
 	}
-	external := exposed(s) || (s.Spec.Type == corev1.ServiceTypeClusterIP && len(s.Spec.ExternalIPs) > 0)
-	if external && s.Spec.ExternalTrafficPolicy == "" {
+	if external(s) && s.Spec.ExternalTrafficPolicy == "" {
 		s.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyCluster
 	}
 	if s.Spec.InternalTrafficPolicy == nil && s.Spec.Type != corev1.ServiceTypeExternalName {
@@ -100,6 +103,11 @@ func defaultService(s *corev1.Service) {
 			}
 		}
 	}
+}
+
+// external says whether the service is reachable from outside the cluster.
+func external(s *corev1.Service) bool {
+	return exposed(s) || (s.Spec.Type == corev1.ServiceTypeClusterIP && len(s.Spec.ExternalIPs) > 0)
 }
 
 // exposed says whether the service is reachable from outside the cluster by its type.
@@ -122,14 +130,24 @@ func dropForeignFields(s *corev1.Service) {
 	if s.Spec.Type == corev1.ServiceTypeExternalName {
 		s.Spec.IPFamilies, s.Spec.IPFamilyPolicy, s.Spec.InternalTrafficPolicy = nil, nil, nil
 	}
-	if s.Spec.Type != corev1.ServiceTypeLoadBalancer {
-		s.Spec.AllocateLoadBalancerNodePorts, s.Spec.LoadBalancerClass = nil, nil
-	}
-	if !exposed(s) && len(s.Spec.ExternalIPs) == 0 {
-		s.Spec.ExternalTrafficPolicy = ""
-	}
 	if !wantsHealthPort(s) {
 		s.Spec.HealthCheckNodePort = 0
+	}
+}
+
+// dropCarriedFields clears what an update that changes the type has only
+// carried along; what it sets itself is for validation to refuse.
+func dropCarriedFields(s, old *corev1.Service) {
+	if s.Spec.Type != corev1.ServiceTypeLoadBalancer && old.Spec.Type == corev1.ServiceTypeLoadBalancer {
+		if ptr.Equal(s.Spec.AllocateLoadBalancerNodePorts, old.Spec.AllocateLoadBalancerNodePorts) {
+			s.Spec.AllocateLoadBalancerNodePorts = nil
+		}
+		if ptr.Equal(s.Spec.LoadBalancerClass, old.Spec.LoadBalancerClass) {
+			s.Spec.LoadBalancerClass = nil
+		}
+	}
+	if !external(s) && external(old) && s.Spec.ExternalTrafficPolicy == old.Spec.ExternalTrafficPolicy {
+		s.Spec.ExternalTrafficPolicy = ""
 	}
 }
 

@@ -82,11 +82,11 @@ func (a *allocator) claimWanted(ctx context.Context, s *corev1.Service, ip strin
 	}
 	cidr := *a.cidr(f)
 	if !cidr.Contains(addr) || addr == cidr.Masked().Addr() || isBroadcast(cidr, addr) {
-		return invalidService(s, field.ErrorList{field.Invalid(at, s.Spec.ClusterIPs, fmt.Sprintf("failed to allocate IP %s: the provided IP (%s) is not in the valid range. The range of valid IPs is %s", ip, ip, cidr))})
+		return invalidService(s, field.ErrorList{field.Invalid(field.NewPath("spec", "clusterIPs"), s.Spec.ClusterIPs, fmt.Sprintf("failed to allocate IP %s: the provided IP (%s) is not in the valid range. The range of valid IPs is %s", ip, ip, cidr))})
 	}
 	err = a.claimIP(ctx, s, addr, dry)
 	if apierrors.IsAlreadyExists(err) {
-		return invalidService(s, field.ErrorList{field.Invalid(at, s.Spec.ClusterIPs, fmt.Sprintf("failed to allocate IP %s: provided IP is already allocated", ip))})
+		return invalidService(s, field.ErrorList{field.Invalid(field.NewPath("spec", "clusterIPs"), s.Spec.ClusterIPs, fmt.Sprintf("failed to allocate IP %s: provided IP is already allocated", ip))})
 	}
 	return err
 }

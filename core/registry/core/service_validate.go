@@ -62,6 +62,8 @@ func validateTrafficPolicies(s *corev1.Service, spec *field.Path) field.ErrorLis
 	switch p := s.Spec.ExternalTrafficPolicy; {
 	case p == "" && exposed(s):
 		errs = append(errs, field.Required(spec.Child("externalTrafficPolicy"), ""))
+	case p != "" && !external(s):
+		errs = append(errs, field.Invalid(spec.Child("externalTrafficPolicy"), p, "may only be set for externally-accessible services"))
 	case p != "" && p != corev1.ServiceExternalTrafficPolicyCluster && p != corev1.ServiceExternalTrafficPolicyLocal:
 		errs = append(errs, field.NotSupported(spec.Child("externalTrafficPolicy"), p,
 			[]corev1.ServiceExternalTrafficPolicy{corev1.ServiceExternalTrafficPolicyCluster, corev1.ServiceExternalTrafficPolicyLocal}))
@@ -69,6 +71,15 @@ func validateTrafficPolicies(s *corev1.Service, spec *field.Path) field.ErrorLis
 	if p := s.Spec.InternalTrafficPolicy; p != nil && *p != corev1.ServiceInternalTrafficPolicyCluster && *p != corev1.ServiceInternalTrafficPolicyLocal {
 		errs = append(errs, field.NotSupported(spec.Child("internalTrafficPolicy"), *p,
 			[]corev1.ServiceInternalTrafficPolicy{corev1.ServiceInternalTrafficPolicyCluster, corev1.ServiceInternalTrafficPolicyLocal}))
+	}
+	if s.Spec.Type != corev1.ServiceTypeLoadBalancer {
+		const only = "may only be used when `type` is 'LoadBalancer'"
+		if s.Spec.AllocateLoadBalancerNodePorts != nil {
+			errs = append(errs, field.Forbidden(spec.Child("allocateLoadBalancerNodePorts"), only))
+		}
+		if s.Spec.LoadBalancerClass != nil {
+			errs = append(errs, field.Forbidden(spec.Child("loadBalancerClass"), only))
+		}
 	}
 	if c := s.Spec.LoadBalancerClass; c != nil {
 		for _, msg := range validation.IsQualifiedName(*c) {
