@@ -53,7 +53,9 @@ func purge(ctx context.Context, cfg Config, dataDir, runDir string, log *slog.Lo
 	if runDir != "" {
 		errs = append(errs, os.RemoveAll(runDir))
 	}
-	_ = cg.removePath(cfg.CgroupRoot) // may still hold what is not ours
+	for _, dir := range cg.dirs(cfg.CgroupRoot) {
+		_ = os.Remove(dir) // only if nobody else has something in it
+	}
 	return errors.Join(errs...)
 }
 

@@ -21,6 +21,9 @@ import (
 // namespace that a pod's containers share.
 const pauseName = "keelson-pause"
 
+// executable finds this binary. It has to be linked statically: it runs in a root that has nothing else.
+var executable = os.Executable
+
 func init() {
 	if len(os.Args) == 1 && os.Args[0] == pauseName {
 		pause()
@@ -46,7 +49,7 @@ func pause() {
 // startPause runs the sandbox's own process, which holds the shared PID
 // namespace: this binary, under conmon like any container.
 func (s *Server) startPause(ctx context.Context, sb *sandbox) error {
-	self, err := os.Executable()
+	self, err := executable()
 	if err != nil {
 		return err
 	}

@@ -87,13 +87,14 @@ func (s *Server) stopGently(ctx context.Context, sb *sandbox) error {
 	return nil
 }
 
-// Purge removes everything: all containers, images, mounts, namespaces, cgroups and
-// files. No runtime plugin may run on these directories.
+// Purge removes everything of these directories: containers, images, mounts, namespaces, cgroups and
+// files; what another Keelson on the machine has stays. No runtime plugin may run on these directories.
 func Purge(ctx context.Context, dataDir, runDir string, log *slog.Logger) error {
 	host, err := cgroup.Detect()
 	if err != nil {
 		return fmt.Errorf("purge: %w", err)
 	}
+	own := ownCgroups(host, dataDir, runDir)
 	if _, err := os.Stat(dataDir); err == nil {
 		if err := StopAll(ctx, dataDir, runDir, log); err != nil {
 			log.Warn("Containers were not stopped in order, they are killed", "err", err)
@@ -101,11 +102,7 @@ func Purge(ctx context.Context, dataDir, runDir string, log *slog.Logger) error 
 	}
 	clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
 	defer cancel()
-	var errs []error
-	for _, path := range purgedCgroups {
-		errs = append(errs, host.Kill(clean, path), host.Remove(clean, path))
-	}
-	host.RemoveEmpty(cgroup.Root)
+	errs := []error{purgeProcesses(clean, host, own, runDir)}
 	errs = append(errs, (&Server{dataDir: dataDir}).giveHugetlb())
 	for _, dir := range []string{runDir, dataDir} {
 		if err := unmountBelow(dir); err != nil {
@@ -119,6 +116,3 @@ func Purge(ctx context.Context, dataDir, runDir string, log *slog.Logger) error 
 	}
 	return nil
 }
-
-// purgedCgroups are all of ours.
-var purgedCgroups = []string{podsCgroup, conmonCgroup}

@@ -3,12 +3,14 @@ package runtime
 import (
 	"bytes"
 	"context"
+	"debug/elf"
 	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -28,6 +30,9 @@ import (
 // killed with SIGKILL, a runtime has to be a process.
 const serveEnv = "KEELSON_TEST_RUNTIME"
 
+// pauseEnv names the binary for sandboxes' own processes, where the test's is linked dynamically.
+const pauseEnv = "KEELSON_TEST_PAUSE"
+
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(serveEnv); dir != "" {
 		if err := serveDir(dir); err != nil {
@@ -40,6 +45,9 @@ func TestMain(m *testing.M) {
 }
 
 func serveDir(dir string) error {
+	if path := os.Getenv(pauseEnv); path != "" {
+		executable = func() (string, error) { return path, nil }
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	env := &kit.Env{Name: "runtime", Version: "test", Log: slog.New(slog.NewTextHandler(os.Stderr, nil)), DataDir: dir + "/data", RunDir: dir + "/run",
@@ -91,13 +99,8 @@ func newProcess(t testing.TB) *process {
 		p.stop(syscall.SIGTERM)
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute) // the test's context has ended
 		defer cancel()
-		if err := StopAll(ctx, dir+"/data", dir+"/run", slog.New(slog.DiscardHandler)); err != nil {
-			t.Errorf("StopAll: %v", err)
-		}
-		for _, sub := range []string{"/run", "/data"} {
-			if err := unmountBelow(dir + sub); err != nil {
-				t.Error(err)
-			}
+		if err := Purge(ctx, dir+"/data", dir+"/run", slog.New(slog.DiscardHandler)); err != nil {
+			t.Errorf("Purge: %v", err)
 		}
 		if err := os.RemoveAll(dir); err != nil {
 			t.Error(err)
@@ -111,6 +114,26 @@ func newProcess(t testing.TB) *process {
 	return p
 }
 
+// staticPause builds a binary for sandboxes' own processes unless the test's own can be one.
+func staticPause(t testing.TB, self string) string {
+	t.Helper()
+	f, err := elf.Open(self)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if !slices.ContainsFunc(f.Progs, func(p *elf.Prog) bool { return p.Type == elf.PT_INTERP }) {
+		return ""
+	}
+	out := filepath.Join(t.TempDir(), "pause")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", out, "./testdata/pause")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
+	if text, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build the sandboxes' process: %v\n%s", err, text)
+	}
+	return out
+}
+
 func (p *process) start() {
 	p.t.Helper()
 	self, err := os.Executable()
@@ -118,7 +141,7 @@ func (p *process) start() {
 		p.t.Fatal(err)
 	}
 	p.cmd = exec.Command(self)
-	p.cmd.Env = append(os.Environ(), serveEnv+"="+p.dir)
+	p.cmd.Env = append(os.Environ(), serveEnv+"="+p.dir, pauseEnv+"="+staticPause(p.t, self))
 	p.cmd.Stderr = os.Stderr
 	if err := p.cmd.Start(); err != nil {
 		p.t.Fatal(err)
@@ -318,9 +341,12 @@ func TestRootPurge(t *testing.T) {
 	if !alive(rec.Pid, rec.PidStart) {
 		t.Error("the container ended with the runtime")
 	}
-	saved := purgedCgroups
-	purgedCgroups = []string{podsCgroup + "/podkrt-purge"} // other builders' containers live too
-	defer func() { purgedCgroups = saved }()
+	other := newProcess(t) // another Keelson on this machine
+	_, otherID := run(t, other.client(), "krt-other", "stuck")
+	var foreign containerRecord
+	if err := readRecord(filepath.Join(other.dir, "data", "containers", otherID, "record.json"), &foreign); err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	if err := Purge(ctx, p.dir+"/data", p.dir+"/run", slog.New(slog.DiscardHandler)); err != nil {
@@ -328,6 +354,9 @@ func TestRootPurge(t *testing.T) {
 	}
 	if alive(rec.Pid, rec.PidStart) || alive(rec.ConmonPid, rec.ConmonStart) {
 		t.Error("processes are left")
+	}
+	if !alive(foreign.Pid, foreign.PidStart) || !alive(foreign.ConmonPid, foreign.ConmonStart) {
+		t.Error("another Keelson's container was killed")
 	}
 	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(p.dir))
 	if err != nil || len(mounts) != 0 {
