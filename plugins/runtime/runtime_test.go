@@ -185,15 +185,21 @@ func (p *process) client() *runtimetest.Client {
 // run runs a sandbox with one container that stays, without cleaning up.
 func run(t testing.TB, c *runtimetest.Client, name string, args ...string) (sandbox, id string) {
 	t.Helper()
+	return runOn(t, c, cri.NamespaceMode_POD, name, args...)
+}
+
+// runOn says on whose network.
+func runOn(t testing.TB, c *runtimetest.Client, network cri.NamespaceMode, name string, args ...string) (sandbox, id string) {
+	t.Helper()
 	pod := &cri.PodSandboxConfig{Metadata: &cri.PodSandboxMetadata{Name: name, Namespace: "test", Uid: name}, LogDirectory: t.TempDir(),
-		Linux: &cri.LinuxPodSandboxConfig{SecurityContext: &cri.LinuxSandboxSecurityContext{NamespaceOptions: &cri.NamespaceOption{Pid: cri.NamespaceMode_CONTAINER}}}}
+		Linux: &cri.LinuxPodSandboxConfig{SecurityContext: &cri.LinuxSandboxSecurityContext{NamespaceOptions: &cri.NamespaceOption{Network: network, Pid: cri.NamespaceMode_CONTAINER}}}}
 	sb, err := c.RunPodSandbox(t.Context(), &cri.RunPodSandboxRequest{Config: pod})
 	if err != nil {
 		t.Fatal(err)
 	}
 	answer, err := c.CreateContainer(t.Context(), &cri.CreateContainerRequest{PodSandboxId: sb.GetPodSandboxId(), Config: &cri.ContainerConfig{
 		Metadata: &cri.ContainerMetadata{Name: "c"}, Image: &cri.ImageSpec{Image: runtimetest.ImageName}, Args: args, LogPath: "c.log",
-		Linux: &cri.LinuxContainerConfig{SecurityContext: &cri.LinuxContainerSecurityContext{NamespaceOptions: &cri.NamespaceOption{Pid: cri.NamespaceMode_CONTAINER},
+		Linux: &cri.LinuxContainerConfig{SecurityContext: &cri.LinuxContainerSecurityContext{NamespaceOptions: &cri.NamespaceOption{Network: network, Pid: cri.NamespaceMode_CONTAINER},
 			Seccomp: &cri.SecurityProfile{ProfileType: cri.SecurityProfile_RuntimeDefault}}},
 	}})
 	if err != nil {
@@ -342,7 +348,7 @@ func TestRootPurge(t *testing.T) {
 		t.Error("the container ended with the runtime")
 	}
 	other := newProcess(t) // another Keelson on this machine
-	_, otherID := run(t, other.client(), "krt-other", "stuck")
+	_, otherID := runOn(t, other.client(), cri.NamespaceMode_NODE, "krt-other", "stuck")
 	var foreign containerRecord
 	if err := readRecord(filepath.Join(other.dir, "data", "containers", otherID, "record.json"), &foreign); err != nil {
 		t.Fatal(err)
