@@ -270,5 +270,8 @@ func (s *Server) giveHugetlb() error {
 	if boot != bootID() {
 		return nil
 	}
+	if _, err := os.Stat(filepath.Join(point, podsCgroup)); err == nil {
+		return nil // another Keelson's containers are in it
+	}
 	return cgroup.GiveHugetlb(point)
 }
