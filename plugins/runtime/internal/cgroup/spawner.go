@@ -19,8 +19,10 @@ import (
 // cgroup_threadgroup_rwsem once per v1 hierarchy, several milliseconds each; a
 // child of a thread that is in the cgroup already costs nothing.
 type Spawner struct {
+	host    *Host
+	path    string
 	work    chan func()
-	unified *os.File // of the unified hierarchy, nil without
+	unified *os.File // of the unified hierarchy, nil without; the spawning thread's
 }
 
 // NewSpawner makes the cgroup path and a thread in it. Run has to be called.
@@ -28,15 +30,42 @@ func (h *Host) NewSpawner(path string) (*Spawner, error) {
 	if err := h.Create(path); err != nil {
 		return nil, err
 	}
-	s := &Spawner{work: make(chan func())}
-	if h.Unified != "" {
-		f, err := os.Open(filepath.Join(h.Unified, path))
-		if err != nil {
-			return nil, fmt.Errorf("open cgroup %s: %w", path, err)
-		}
-		s.unified = f
+	s := &Spawner{host: h, path: path, work: make(chan func())}
+	if h.Unified == "" {
+		return s, nil
 	}
-	return s, nil
+	return s, s.open()
+}
+
+func (s *Spawner) open() error {
+	f, err := os.Open(filepath.Join(s.host.Unified, s.path))
+	if err != nil {
+		return fmt.Errorf("open cgroup %s: %w", s.path, err)
+	}
+	if s.unified != nil {
+		_ = s.unified.Close()
+	}
+	s.unified = f
+	return nil
+}
+
+// ensure makes the unified cgroup anew if somebody removed it: it is empty while no
+// container runs, and another Keelson's uninstall removes what is empty.
+func (s *Spawner) ensure() error {
+	if s.unified == nil {
+		return nil
+	}
+	now, err := os.Stat(filepath.Join(s.host.Unified, s.path))
+	if err == nil {
+		if held, err := s.unified.Stat(); err == nil && os.SameFile(now, held) {
+			return nil
+		}
+		return s.open()
+	}
+	if err := s.host.Create(s.path); err != nil {
+		return err
+	}
+	return s.open()
 }
 
 // Run serves Start until ctx ends. ready is called once with what became of the
@@ -74,17 +103,25 @@ func (s *Spawner) Run(ctx context.Context, h *Host, path string, ready func(erro
 // signal.
 func (s *Spawner) Start(ctx context.Context, cmd *exec.Cmd) error {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if s.unified != nil {
-		cmd.SysProcAttr.UseCgroupFD = true
-		cmd.SysProcAttr.CgroupFD = int(s.unified.Fd())
-	}
 	done := make(chan error, 1)
 	select {
-	case s.work <- func() { done <- cmd.Start() }:
+	case s.work <- func() { done <- s.start(cmd) }:
 		return <-done
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// start runs on the spawning thread.
+func (s *Spawner) start(cmd *exec.Cmd) error {
+	if err := s.ensure(); err != nil {
+		return err
+	}
+	if s.unified != nil {
+		cmd.SysProcAttr.UseCgroupFD = true
+		cmd.SysProcAttr.CgroupFD = int(s.unified.Fd())
+	}
+	return cmd.Start()
 }
 
 // back moves a thread to where it was. Its end would do, but the Go runtime never
