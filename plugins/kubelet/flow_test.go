@@ -357,6 +357,26 @@ func TestSandboxLost(t *testing.T) {
 	}
 }
 
+// TestSandboxLostWhileDown is a reboot, or keelson down and up: earlier crashes of the
+// container say nothing of its end with the sandbox.
+func TestSandboxLostWhileDown(t *testing.T) {
+	n := newNode(t)
+	_, stop := n.start()
+	n.create(simplePod("web"))
+	n.await("web", "ready", isReady)
+	n.cri.exit(t, "app", 1)
+	n.await("web", "restarted", func(p *corev1.Pod) bool { return p.Status.ContainerStatuses[0].RestartCount == 1 && isReady(p) })
+	stop()
+	n.cri.loseSandboxes()
+	n.start()
+	n.await("web", "restarted without back-off", func(p *corev1.Pod) bool {
+		if w := p.Status.ContainerStatuses[0].State.Waiting; w != nil && w.Reason == "CrashLoopBackOff" {
+			t.Fatalf("backs off: %s", w.Message)
+		}
+		return p.Status.ContainerStatuses[0].RestartCount == 2 && isReady(p)
+	})
+}
+
 func TestMissingConfigMapThenThere(t *testing.T) {
 	n := newNode(t)
 	n.start()

@@ -72,7 +72,9 @@ func crashKey(pod *corev1.Pod, name string) string {
 
 func (w *podWorker) restartAt(name string, ended time.Time) time.Time {
 	key := crashKey(w.pod, name)
-	if last := w.state.newest(name); last != nil && !w.seeded[key] {
+	// A container that ended with its sandbox (a reboot, keelson down) did not crash.
+	sandbox := w.state.readySandbox()
+	if last := w.state.newest(name); last != nil && !w.seeded[key] && sandbox != nil && last.SandboxID == sandbox.ID {
 		w.crashes.seed(key, last.restartCount(), time.Unix(0, last.StartedAt))
 	}
 	w.seeded[key] = true
