@@ -197,8 +197,39 @@ func TestMountsBelow(t *testing.T) {
 42 1 0:32 / /run/keelson rw - tmpfs tmpfs rw
 short`
 	got := mountsBelow(strings.NewReader(mountinfo), "/run/keelson")
-	if want := []string{"/run/keelson/runtime/netns/a", "/run/keelson"}; !slices.Equal(got, want) {
+	if want := []string{"/run/keelson/runtime/netns/a"}; !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestRemoveOwnLeavesWhatIsOthers(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	for _, name := range []string{"store/badger/MANIFEST", "pki/ca.key", "up.json", ".up.json-123", "thesis.txt"} {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := removeOwn(dir, ownInData); err == nil || !strings.Contains(err.Error(), "thesis.txt") || !strings.Contains(err.Error(), dir) {
+		t.Errorf("the error should name what stays: %v", err)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) != 1 || entries[0].Name() != "thesis.txt" {
+		t.Errorf("left are %v, %v", entries, err)
+	}
+	if err := os.Remove(filepath.Join(dir, "thesis.txt")); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // and again, when nothing is left
+		if err := removeOwn(dir, ownInData); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := os.Stat(dir); !os.IsNotExist(err) {
+		t.Errorf("an empty folder stays: %v", err)
 	}
 }
 

@@ -8,12 +8,14 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"k8s.io/kubectl/pkg/util/templates"
 
@@ -141,7 +143,7 @@ func uninstall(ctx context.Context, d dirs, streams genericiooptions.IOStreams) 
 	if d.isDefault() {
 		errs = append(errs, removeUnit(), removeLink(d))
 	}
-	errs = append(errs, removeTree(d.Run), removeTree(d.Data))
+	errs = append(errs, removeOwn(d.Run, ownInRun), removeOwn(d.Data, ownInData))
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
@@ -149,9 +151,20 @@ func uninstall(ctx context.Context, d dirs, streams genericiooptions.IOStreams) 
 	return nil
 }
 
-// removeTree removes a folder of ours. It never crosses into a mount that is
-// still there: removing that would destroy what is mounted.
-func removeTree(dir string) error {
+// What a server, an agent and their plugins make in the two folders; patterns of
+// path.Match. Whatever else lies there is not ours to remove.
+var (
+	ownInData = []string{
+		"store", "pki", "plugins", "logs", "bin", "server.log", settingsFile, adminKubeconfig, kernel.ClusterFile,
+		"." + settingsFile + "-*", "." + adminKubeconfig + "-*", "." + kernel.ClusterFile + "-*",
+	}
+	ownInRun = []string{"plugins", "host", "*.sock", ".*.sock*", kernel.PIDFile}
+)
+
+// removeOwn removes what is ours in a folder, and the folder if that leaves it empty:
+// --data-dir may have named a folder with other things in it. It never crosses into a
+// mount that is still there: removing that would destroy what is mounted.
+func removeOwn(dir string, own []string) error {
 	mounts, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
 		return err
@@ -160,14 +173,39 @@ func removeTree(dir string) error {
 	if left := mountsBelow(mounts, dir); len(left) > 0 {
 		return fmt.Errorf("%s: still mounted, so nothing there was removed: umount %s", dir, strings.Join(left, " "))
 	}
-	return os.RemoveAll(dir)
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var errs []error
+	var others []string
+	for _, entry := range entries {
+		if !slices.ContainsFunc(own, func(pattern string) bool { ok, _ := path.Match(pattern, entry.Name()); return ok }) {
+			others = append(others, entry.Name())
+			continue
+		}
+		errs = append(errs, os.RemoveAll(filepath.Join(dir, entry.Name())))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	if len(others) > 0 {
+		return fmt.Errorf("%s: not removed, since it holds what Keelson did not make: %s", dir, strings.Join(others, ", "))
+	}
+	if err := os.Remove(dir); !errors.Is(err, unix.EBUSY) { // busy: a disk is mounted there, which stays
+		return err
+	}
+	return nil
 }
 
-// mountsBelow reads mountinfo (proc(5)) for mount points in dir.
+// mountsBelow reads mountinfo (proc(5)) for mount points in dir, other than dir itself.
 func mountsBelow(mountinfo io.Reader, dir string) []string {
 	var found []string
 	for scan := bufio.NewScanner(mountinfo); scan.Scan(); {
-		if fields := strings.Fields(scan.Text()); len(fields) > 4 && strings.HasPrefix(fields[4]+"/", dir+"/") {
+		if fields := strings.Fields(scan.Text()); len(fields) > 4 && strings.HasPrefix(fields[4], dir+"/") {
 			found = append(found, fields[4])
 		}
 	}

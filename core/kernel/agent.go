@@ -57,9 +57,9 @@ type joinFile struct {
 
 const joinVersion = 1
 
-// clusterFile keeps below the data folder what a join file needs of the server's
+// ClusterFile keeps below the data folder what a join file needs of the server's
 // settings, so that one can be made without asking the server.
-const clusterFile = "cluster.json"
+const ClusterFile = "cluster.json"
 
 // writeClusterFile keeps the settings that all nodes share.
 func writeClusterFile(cfg Config) error {
@@ -75,13 +75,13 @@ func writeClusterFile(cfg Config) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(filepath.Join(cfg.DataDir, clusterFile), data)
+	return writeFile(filepath.Join(cfg.DataDir, ClusterFile), data)
 }
 
 // CreateJoinFile writes the file with which a node joins the cluster whose server
 // has its data in dataDir. Whoever has the file can act as that node for a year.
 func CreateJoinFile(dataDir string, node Node, builtins []Builtin, path string) error {
-	data, err := os.ReadFile(filepath.Join(dataDir, clusterFile))
+	data, err := os.ReadFile(filepath.Join(dataDir, ClusterFile))
 	if errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("%s holds no cluster: run this on the server, after keelson up, with its --data-dir", dataDir)
 	}
@@ -90,7 +90,7 @@ func CreateJoinFile(dataDir string, node Node, builtins []Builtin, path string) 
 	}
 	var join joinFile
 	if err := json.Unmarshal(data, &join); err != nil {
-		return fmt.Errorf("%s: %w", filepath.Join(dataDir, clusterFile), err)
+		return fmt.Errorf("%s: %w", filepath.Join(dataDir, ClusterFile), err)
 	}
 	authority, err := pki.Open(filepath.Join(dataDir, "pki"))
 	if err != nil {

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// pidFile names the process that runs on a run folder, which holds a lock on it.
-const pidFile = "server.pid"
+// PIDFile, in the run folder, names the process that runs on a run folder, which holds a lock on it.
+const PIDFile = "server.pid"
 
 // instance is the one server or agent of a run folder.
 type instance struct{ file *os.File }
@@ -21,7 +21,7 @@ type instance struct{ file *os.File }
 // acquire makes this process the instance of a run folder. The lock ends with
 // the process, however it ends.
 func acquire(runDir string) (*instance, error) {
-	path := filepath.Join(runDir, pidFile)
+	path := filepath.Join(runDir, PIDFile)
 	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
@@ -56,7 +56,7 @@ func (i *instance) release() {
 // ServerPID is the process that runs as server or agent on a run folder, 0 if
 // none does. A file left by a process that was killed does not count.
 func ServerPID(runDir string) (int, error) {
-	path := filepath.Join(runDir, pidFile)
+	path := filepath.Join(runDir, PIDFile)
 	file, err := os.Open(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return 0, nil

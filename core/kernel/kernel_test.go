@@ -69,7 +69,7 @@ func TestInstanceLockEndsWithItsProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 	lock.release()
-	if _, err := os.Stat(filepath.Join(dir, pidFile)); !os.IsNotExist(err) {
+	if _, err := os.Stat(filepath.Join(dir, PIDFile)); !os.IsNotExist(err) {
 		t.Errorf("release leaves the file: %v", err)
 	}
 }
