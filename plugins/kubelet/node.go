@@ -9,6 +9,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -35,6 +36,8 @@ const (
 // nodeReporter keeps the Node object and the node's lease.
 type nodeReporter struct {
 	k     *Kubelet
+	owner atomic.Pointer[metav1.OwnerReference] // of the lease: the Node object; for the goroutine that renews it
+	// The rest belongs to the goroutine that keeps the status.
 	node  *corev1.Node
 	wrote time.Time
 	ready bool
@@ -124,7 +127,7 @@ func (n *nodeReporter) register(ctx context.Context) error {
 			return fmt.Errorf("label node %s: %w", name, err)
 		}
 	}
-	n.node = node
+	n.setNode(node)
 	return nil
 }
 
@@ -155,8 +158,15 @@ func (n *nodeReporter) update(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("patch status of node %s: %w", n.node.Name, err)
 	}
-	n.node, n.wrote = node, time.Now()
+	n.setNode(node)
+	n.wrote = time.Now()
 	return nil
+}
+
+// setNode keeps the Node object as the API has it.
+func (n *nodeReporter) setNode(node *corev1.Node) {
+	n.node = node
+	n.owner.Store(&metav1.OwnerReference{APIVersion: "v1", Kind: "Node", Name: node.Name, UID: node.UID})
 }
 
 // kubeletVersion is the version that the node reports. Clients read it as a semantic version (version skew checks do), so a build without one
@@ -340,7 +350,7 @@ func (n *nodeReporter) renew(ctx context.Context, lease *coordinationv1.Lease, s
 		var err error
 		if lease, err = leases.Get(ctx, name, metav1.GetOptions{}); apierrors.IsNotFound(err) {
 			fresh := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: corev1.NamespaceNodeLease,
-				OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: n.node.Name, UID: n.node.UID}}},
+				OwnerReferences: []metav1.OwnerReference{*n.owner.Load()}},
 				Spec: coordinationv1.LeaseSpec{HolderIdentity: &name, LeaseDurationSeconds: &seconds, RenewTime: &now}}
 			return leases.Create(ctx, fresh, metav1.CreateOptions{})
 		} else if err != nil {
