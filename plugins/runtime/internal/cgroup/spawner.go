@@ -124,6 +124,20 @@ func (s *Spawner) start(cmd *exec.Cmd) error {
 	return cmd.Start()
 }
 
+// Mounted says whether the hierarchy of a line of /proc/PID/cgroup is mounted. One that
+// was unmounted while cgroups were in it stays in the kernel, and nobody can enter it.
+func (h *Host) Mounted(line string) bool {
+	f := strings.SplitN(strings.TrimSpace(line), ":", 3)
+	if len(f) != 3 {
+		return false
+	}
+	if f[1] == "" {
+		return h.Unified != ""
+	}
+	name, _, _ := strings.Cut(f[1], ",")
+	return h.V1[name] != ""
+}
+
 // back moves a thread to where it was. Its end would do, but the Go runtime never
 // ends a process' first thread.
 func (h *Host) back(tid, cgroups string) {
