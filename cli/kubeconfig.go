@@ -10,6 +10,8 @@ import (
 
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"keelson.dev/keelson/core/atomicfile"
 )
 
 // contextName is the name of our context, cluster and user in kubeconfigs.
@@ -136,7 +138,7 @@ func editKubeconfig(file kubeconfigFile, edit func(*clientcmdapi.Config)) error 
 	if err != nil {
 		return fmt.Errorf("kubeconfig %s: %w", file.path, err)
 	}
-	if err := writeFile(file.path, data, 0o600); err != nil {
+	if err := atomicfile.Write(file.path, data, 0o600); err != nil {
 		return err
 	}
 	if file.uid < 0 {

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"keelson.dev/keelson/core/atomicfile"
 	"keelson.dev/keelson/core/kernel"
 )
 
@@ -128,7 +129,7 @@ OOMScoreAdjust=-999
 [Install]
 WantedBy=multi-user.target
 `
-	if err := writeFile(unitPath, []byte(unit), 0o644); err != nil {
+	if err := atomicfile.Write(unitPath, []byte(unit), 0o644); err != nil {
 		return err
 	}
 	for _, args := range [][]string{{"daemon-reload"}, {"enable", "--quiet", unitName}, {"start", "--no-block", unitName}} {
@@ -214,7 +215,7 @@ func installBinary(d dirs) error {
 		if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
 			return err
 		}
-		if err := writeFile(target, data, 0o755); err != nil {
+		if err := atomicfile.Write(target, data, 0o755); err != nil {
 			return err
 		}
 	}
@@ -228,21 +229,6 @@ func installBinary(d dirs) error {
 		return err
 	}
 	return os.Symlink(target, linkPath)
-}
-
-// writeFile writes whole or not at all.
-func writeFile(path string, data []byte, mode os.FileMode) error {
-	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = os.Remove(tmp.Name()) }()
-	_, err = tmp.Write(data)
-	err = errors.Join(err, tmp.Chmod(mode), tmp.Sync(), tmp.Close())
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	return os.Rename(tmp.Name(), path)
 }
 
 // searchPath is PATH with the folders that a sudo or cron environment may lack.

@@ -23,6 +23,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/kubectl/pkg/util/templates"
 
+	"keelson.dev/keelson/core/atomicfile"
 	"keelson.dev/keelson/core/kernel"
 	"keelson.dev/keelson/proto/api/v1alpha1"
 	"keelson.dev/keelson/proto/api/v1alpha1/client"
@@ -185,7 +186,7 @@ func (u *upCommand) prepare() error {
 	if err != nil {
 		return err
 	}
-	return writeFile(filepath.Join(u.flags.Data, settingsFile), append(data, '\n'), 0o600)
+	return atomicfile.Write(filepath.Join(u.flags.Data, settingsFile), append(data, '\n'), 0o600)
 }
 
 // checkMachine names what the node needs and finds missing.

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// PIDFile, in the run folder, names the process that runs on a run folder, which holds a lock on it.
+// PIDFile is the file of a run folder that names the process running on it, which holds a lock on it.
 const PIDFile = "server.pid"
 
 // instance is the one server or agent of a run folder.

@@ -2,14 +2,13 @@ package kernel
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
+	"keelson.dev/keelson/core/atomicfile"
 	"keelson.dev/keelson/core/pki"
 )
 
@@ -35,20 +34,10 @@ func writeKubeconfig(path, server string, ca []byte, pair pki.KeyPair) error {
 	return writeFile(path, data)
 }
 
-// writeFile replaces a file, 0600, whole or not at all, and leaves it alone if
-// it has that content.
+// writeFile writes a file, 0600, and leaves it alone if it has that content.
 func writeFile(path string, data []byte) error {
 	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, data) {
 		return nil
 	}
-	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = os.Remove(tmp.Name()) }() // there is nothing left to remove after the rename
-	_, err = tmp.Write(data)
-	if err := errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	return os.Rename(tmp.Name(), path)
+	return atomicfile.Write(path, data, 0o600)
 }

@@ -11,6 +11,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"keelson.dev/keelson/core/atomicfile"
 )
 
 const (
@@ -60,39 +62,6 @@ func damaged(path, why string) error {
 		"with a new authority (all certificates and kubeconfigs issued so far become void)", path, why, filepath.Dir(path))
 }
 
-// writeFile replaces path in one step: a reader, and a crash, see the old or
-// the new content.
-func writeFile(path string, data []byte) error {
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*") // 0600 by CreateTemp
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	defer os.Remove(f.Name()) // gone already when all went well
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("sync %s: %w", dir, err)
-	}
-	defer d.Close()
-	if err := d.Sync(); err != nil {
-		return fmt.Errorf("sync %s: %w", dir, err)
-	}
-	return nil
-}
-
 // loadKey reads the key at path, or makes one there.
 func loadKey(path string) (key *ecdsa.PrivateKey, made bool, err error) {
 	data, err := readFile(path)
@@ -111,7 +80,7 @@ func loadKey(path string) (key *ecdsa.PrivateKey, made bool, err error) {
 	if err != nil {
 		return nil, false, err
 	}
-	return key, true, writeFile(path, data)
+	return key, true, atomicfile.Write(path, data, 0o600)
 }
 
 func parseKey(path string, data []byte) (*ecdsa.PrivateKey, error) {

@@ -9,6 +9,8 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+
+	"keelson.dev/keelson/core/atomicfile"
 )
 
 // Leaf is a certificate that stays valid: each time it is asked for, it is
@@ -92,10 +94,10 @@ func (l *Leaf) renew() error {
 	if err != nil {
 		return fmt.Errorf("issue certificate %s: %w", l.name, err)
 	}
-	if err := writeFile(a.path(l.name+".key"), pair.PrivateKey); err != nil {
+	if err := atomicfile.Write(a.path(l.name+".key"), pair.PrivateKey, 0o600); err != nil {
 		return err
 	}
-	if err := writeFile(a.path(l.name+".crt"), pair.Certificate); err != nil {
+	if err := atomicfile.Write(a.path(l.name+".crt"), pair.Certificate, 0o600); err != nil {
 		return err
 	}
 	l.pair, l.cert = pair, &cert

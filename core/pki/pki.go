@@ -14,6 +14,8 @@ import (
 	"net/netip"
 	"path/filepath"
 	"time"
+
+	"keelson.dev/keelson/core/atomicfile"
 )
 
 const (
@@ -191,7 +193,7 @@ func (a *Authority) foundCA(keyPath, certPath, cn string) (authority, error) {
 		return authority{}, fmt.Errorf("sign %s: %w", cn, err)
 	}
 	ca := authority{cert: cert, key: key, pem: encodeCertificate(der)}
-	return ca, writeFile(certPath, ca.pem)
+	return ca, atomicfile.Write(certPath, ca.pem, 0o600)
 }
 
 // Request says what a certificate is for.
