@@ -1,14 +1,18 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/pflag"
 
+	"keelson.dev/keelson/core/apiserver"
 	"keelson.dev/keelson/core/kernel"
 )
 
@@ -59,6 +63,11 @@ type serverFlags struct {
 	ClusterDNS    string   `json:"clusterDNS"`
 	ClusterDomain string   `json:"clusterDomain"`
 	LogLevel      string   `json:"logLevel"`
+	// API has the flags of the API server's options that were given, by name.
+	API map[string]string `json:"api,omitempty"`
+
+	options apiserver.Options
+	api     *pflag.FlagSet // sets options
 }
 
 func (f *serverFlags) addFlags(flags *pflag.FlagSet) {
@@ -72,11 +81,55 @@ func (f *serverFlags) addFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&f.ClusterDNS, "cluster-dns", "10.96.0.10", "Address of the cluster's DNS, in the service network")
 	flags.StringVar(&f.ClusterDomain, "cluster-domain", "cluster.local", "DNS domain of the cluster")
 	flags.StringVar(&f.LogLevel, "log-level", "info", "Lowest severity to log: debug, info, warn or error")
+	f.api = pflag.NewFlagSet("api", pflag.ContinueOnError)
+	f.options.AddFlags(f.api)
+	flags.AddFlagSet(f.api)
+}
+
+// givenAPI notes the API server's flags that were given, over those kept from
+// before. Paths become absolute: the server runs in another folder.
+func (f *serverFlags) givenAPI() error {
+	var errs []error
+	f.api.VisitAll(func(flag *pflag.Flag) {
+		if !flag.Changed {
+			return
+		}
+		value := flag.Value.String()
+		if list, ok := flag.Value.(pflag.SliceValue); ok {
+			value = strings.Join(list.GetSlice(), ",")
+		}
+		if _, path := flag.Annotations[apiserver.PathFlag]; path && value != "" {
+			abs, err := filepath.Abs(value)
+			if err != nil {
+				errs = append(errs, fmt.Errorf("--%s %q: %w", flag.Name, value, err))
+			}
+			value = abs
+		}
+		if f.API == nil {
+			f.API = map[string]string{}
+		}
+		f.API[flag.Name] = value
+	})
+	return errors.Join(errs...)
+}
+
+// keptAPI sets the options from the flags kept from before, where none was given now.
+func (f *serverFlags) keptAPI() error {
+	for name, value := range f.API {
+		flag := f.api.Lookup(name)
+		if flag == nil || flag.Changed {
+			continue
+		}
+		if err := f.api.Set(name, value); err != nil {
+			return fmt.Errorf("--%s, as kept by the last keelson up: %w", name, err)
+		}
+	}
+	return nil
 }
 
 // args gives the command line of a server with these settings.
 func (f *serverFlags) args() []string {
-	return []string{
+	args := []string{
 		"server",
 		"--data-dir=" + f.Data, "--run-dir=" + f.Run,
 		"--listen=" + f.Listen, "--node-name=" + f.NodeName, "--node-ip=" + f.NodeIP,
@@ -86,6 +139,10 @@ func (f *serverFlags) args() []string {
 		"--cluster-dns=" + f.ClusterDNS, "--cluster-domain=" + f.ClusterDomain,
 		"--log-level=" + f.LogLevel,
 	}
+	for _, name := range slices.Sorted(maps.Keys(f.API)) {
+		args = append(args, "--"+name+"="+f.API[name])
+	}
+	return args
 }
 
 // config checks every setting and gives the kernel's configuration.
@@ -130,7 +187,11 @@ func (f *serverFlags) config() (kernel.Config, error) {
 	if err != nil {
 		return cfg, fmt.Errorf("own path: %w", err)
 	}
+	if err := errors.Join(f.options.Validate()...); err != nil {
+		return cfg, err
+	}
 	return kernel.Config{
+		API:     f.options,
 		DataDir: f.Data, RunDir: f.Run, Listen: listen, Node: node,
 		PodCIDRs: pods, ServiceCIDRs: services, NodePorts: ports,
 		DNSAddress: dns, Domain: f.ClusterDomain, LogLevel: f.LogLevel,

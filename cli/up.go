@@ -99,6 +99,10 @@ func (u *upCommand) recall(given *pflag.FlagSet) error {
 	now := u.flags
 	u.flags = last
 	u.flags.Data = now.Data
+	u.flags.options, u.flags.api = now.options, now.api
+	if err := u.flags.keptAPI(); err != nil {
+		return err
+	}
 	for name, take := range map[string]func(){
 		"run-dir": func() { u.flags.Run = now.Run }, "listen": func() { u.flags.Listen = now.Listen },
 		"node-name": func() { u.flags.NodeName = now.NodeName }, "node-ip": func() { u.flags.NodeIP = now.NodeIP },
@@ -118,6 +122,9 @@ func (u *upCommand) recall(given *pflag.FlagSet) error {
 
 func (u *upCommand) run(ctx context.Context) error {
 	begin := time.Now()
+	if err := u.flags.givenAPI(); err != nil {
+		return err
+	}
 	cfg, err := u.flags.config()
 	if err != nil {
 		return err

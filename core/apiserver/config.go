@@ -44,6 +44,8 @@ type Config struct {
 	// Plugins acts on the processes behind Plugin objects. Without it their log
 	// and restart subresources answer 503.
 	Plugins registry.PluginOperator
+	// Options are the operator's choices.
+	Options Options
 }
 
 func (c *Config) setDefaults() error {
@@ -109,7 +111,7 @@ func (c *Config) validate() error {
 	if n := c.NodePorts; n.Min < 1 || n.Max > 65535 || n.Min > n.Max {
 		errs = append(errs, fmt.Errorf("node port range %d-%d is not within 1-65535", n.Min, n.Max))
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, c.Options.Validate()...)...)
 }
 
 // serviceAddress is the cluster IP of the service "kubernetes": the first one

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 
+	"keelson.dev/keelson/core/apiserver"
 	"keelson.dev/keelson/proto/api/v1alpha1"
 )
 
@@ -48,6 +49,8 @@ type Config struct {
 	// LogLevel is handed to plugins.
 	LogLevel string
 	Log      *slog.Logger
+	// API is what the operator chose about the API server.
+	API apiserver.Options
 }
 
 // kubeletPort is where kubelets serve their API, as upstream's do.

@@ -1,0 +1,19 @@
+package apiserver
+
+import "github.com/spf13/pflag"
+
+// PathFlag is the annotation of flags whose value is a path. `keelson up` makes
+// it absolute before it keeps it for the server.
+const PathFlag = "keelson.dev/path"
+
+// Options are what an operator may choose about the API server beyond addresses
+// and networks. Each part is a struct of its own, in the file of what it is
+// about, with addFlags and validate.
+type Options struct{}
+
+// AddFlags makes the flags of `keelson server` and `keelson up` that set o, with
+// the defaults. Their names are those of kube-apiserver where it has the same.
+func (o *Options) AddFlags(*pflag.FlagSet) {}
+
+// Validate tells every option that cannot be meant.
+func (o *Options) Validate() []error { return nil }
