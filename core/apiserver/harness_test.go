@@ -28,16 +28,17 @@ type harness struct {
 	admin kubernetes.Interface // with a client certificate of system:masters
 }
 
-// start runs a server until the test ends.
-func start(t testing.TB) *harness {
+// start runs a server until the test ends. Each of choose may change its
+// configuration.
+func start(t testing.TB, choose ...func(*Config)) *harness {
 	t.Helper()
-	h, stop := startIn(t, t.TempDir(), "127.0.0.1:0")
+	h, stop := startIn(t, t.TempDir(), "127.0.0.1:0", choose...)
 	t.Cleanup(stop)
 	return h
 }
 
 // startIn runs a server on what is in dir until stop is called.
-func startIn(t testing.TB, dir, addr string) (h *harness, stop func()) {
+func startIn(t testing.TB, dir, addr string, choose ...func(*Config)) (h *harness, stop func()) {
 	t.Helper()
 	authority, err := pki.Open(filepath.Join(dir, "pki"))
 	if err != nil {
@@ -49,10 +50,14 @@ func startIn(t testing.TB, dir, addr string) (h *harness, stop func()) {
 		cancel()
 		t.Fatal(err)
 	}
-	s, err := New(Config{
+	config := Config{
 		Listen: addr, AdvertiseAddress: netip.MustParseAddr("192.0.2.10"), PKI: authority, DB: db,
 		Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})),
-	})
+	}
+	for _, f := range choose {
+		f(&config)
+	}
+	s, err := New(config)
 	if err != nil {
 		cancel()
 		t.Fatal(errors.Join(err, db.Close()))
