@@ -66,7 +66,7 @@ type serverFlags struct {
 	// API has the flags of the API server's options that were given, by name.
 	API map[string]string `json:"api,omitempty"`
 
-	options apiserver.Options
+	options *apiserver.Options
 	api     *pflag.FlagSet // sets options
 }
 
@@ -82,6 +82,7 @@ func (f *serverFlags) addFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&f.ClusterDomain, "cluster-domain", "cluster.local", "DNS domain of the cluster")
 	flags.StringVar(&f.LogLevel, "log-level", "info", "Lowest severity to log: debug, info, warn or error")
 	f.api = pflag.NewFlagSet("api", pflag.ContinueOnError)
+	f.options = apiserver.NewOptions()
 	f.options.AddFlags(f.api)
 	flags.AddFlagSet(f.api)
 }

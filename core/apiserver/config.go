@@ -44,8 +44,8 @@ type Config struct {
 	// Plugins acts on the processes behind Plugin objects. Without it their log
 	// and restart subresources answer 503.
 	Plugins registry.PluginOperator
-	// Options are the operator's choices.
-	Options Options
+	// Options are the operator's choices. Default: NewOptions.
+	Options *Options
 }
 
 func (c *Config) setDefaults() error {
@@ -57,6 +57,9 @@ func (c *Config) setDefaults() error {
 	}
 	if len(c.ServiceCIDRs) == 0 {
 		c.ServiceCIDRs = []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")}
+	}
+	if c.Options == nil {
+		c.Options = NewOptions()
 	}
 	if c.NodePorts == (PortRange{}) {
 		c.NodePorts = PortRange{Min: 30000, Max: 32767}

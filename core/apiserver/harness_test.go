@@ -51,7 +51,7 @@ func startIn(t testing.TB, dir, addr string, choose ...func(*Config)) (h *harnes
 		t.Fatal(err)
 	}
 	config := Config{
-		Listen: addr, AdvertiseAddress: netip.MustParseAddr("192.0.2.10"), PKI: authority, DB: db,
+		Options: NewOptions(), Listen: addr, AdvertiseAddress: netip.MustParseAddr("192.0.2.10"), PKI: authority, DB: db,
 		Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})),
 	}
 	for _, f := range choose {

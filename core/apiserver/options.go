@@ -11,8 +11,11 @@ const PathFlag = "keelson.dev/path"
 // about, with addFlags and validate.
 type Options struct{}
 
-// AddFlags makes the flags of `keelson server` and `keelson up` that set o, with
-// the defaults. Their names are those of kube-apiserver where it has the same.
+// NewOptions gives the defaults.
+func NewOptions() *Options { return &Options{} }
+
+// AddFlags makes the flags of `keelson server` and `keelson up` that set o; what
+// o has are their defaults. Their names are those of kube-apiserver where it has the same.
 func (o *Options) AddFlags(*pflag.FlagSet) {}
 
 // Validate tells every option that cannot be meant.

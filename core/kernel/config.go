@@ -50,7 +50,7 @@ type Config struct {
 	LogLevel string
 	Log      *slog.Logger
 	// API is what the operator chose about the API server.
-	API apiserver.Options
+	API *apiserver.Options
 }
 
 // kubeletPort is where kubelets serve their API, as upstream's do.
