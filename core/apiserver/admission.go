@@ -2,7 +2,6 @@ package apiserver
 
 import (
 	"fmt"
-	"io"
 
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/admission/initializer"
@@ -14,16 +13,85 @@ import (
 	registryadmission "keelson.dev/keelson/core/registry/admission"
 )
 
-// admit builds the admission chain.
-func (s *Server) admit(gc *genericapiserver.Config) error {
-	plugins := admission.NewPlugins()
+// admissionPlugin is a place in the order of admission plugins.
+type admissionPlugin struct {
+	name string
+	on   bool // unless flags say otherwise
+}
+
+// admissionOrder is the order in which admission plugins run: upstream's
+// recommended one, with all its names, so that each has its place already when
+// it comes to be registered. A name that is not registered is passed over. What
+// sets defaults goes before what judges (LimitRanger before PodSecurity and
+// quota), a pod's service account and priority are known before anything reads
+// them; policies and webhooks see what the built-in plugins made of the object,
+// and ResourceQuota counts what is left when nobody else can refuse it.
+// Mutating plugins all run before validating ones.
+var admissionOrder = []admissionPlugin{
+	{"AlwaysAdmit", false},
+	{"NamespaceAutoProvision", false},
+	{lifecycle.PluginName, true},
+	{"NamespaceExists", false},
+	{"LimitPodHardAntiAffinityTopology", false},
+	{"LimitRanger", true},
+	{registryadmission.ServiceAccountName, true},
+	{"NodeRestriction", false},
+	{"TaintNodesByCondition", true},
+	{"AlwaysPullImages", false},
+	{"ImagePolicyWebhook", false},
+	{"PodSecurity", true},
+	{"PodNodeSelector", false},
+	{registryadmission.PriorityName, true},
+	{registryadmission.DefaultTolerationSecondsName, true},
+	{"PodTolerationRestriction", false},
+	{"EventRateLimit", false},
+	{"ExtendedResourceToleration", false},
+	{"DefaultStorageClass", true},
+	{"StorageObjectInUseProtection", true},
+	{"PodGroupProtection", true},
+	{"OwnerReferencesPermissionEnforcement", false},
+	{"PersistentVolumeClaimResize", true},
+	{"RuntimeClass", true},
+	{"CertificateApproval", true},
+	{"CertificateSigning", true},
+	{"ClusterTrustBundleAttest", true},
+	{"CertificateSubjectRestriction", true},
+	{"DefaultIngressClass", true},
+	{"DenyServiceExternalIPs", false},
+	{"PodTopologyLabels", true},
+	{"PodGroupWorkloadExists", true},
+	{"NodeDeclaredFeatureValidator", true},
+	{"JobValidation", true},
+	{"PodResizeValidator", true},
+	{auth.EscalationPlugin, true}, // ours; upstream checks this in the storage of roles
+	{"MutatingAdmissionPolicy", true},
+	{"MutatingAdmissionWebhook", true},
+	{"ValidatingAdmissionPolicy", true},
+	{"ValidatingAdmissionWebhook", true},
+	{"ResourceQuota", true},
+	{"AlwaysDeny", false},
+}
+
+// registerAdmission makes known all admission plugins that exist here. It is
+// also called for the names alone, with an empty Server.
+func (s *Server) registerAdmission(plugins *admission.Plugins) {
 	lifecycle.Register(plugins)
 	registryadmission.Register(plugins)
 	auth.RegisterEscalation(plugins, s.rbac, s.rbac)
-	names := append([]string{lifecycle.PluginName}, registryadmission.Names...)
-	names = append(names, auth.EscalationPlugin)
+}
+
+// admit builds the admission chain.
+func (s *Server) admit(gc *genericapiserver.Config) error {
+	plugins := admission.NewPlugins()
+	s.registerAdmission(plugins)
+	options := &s.config.Options.Admission
+	names := options.enabled(plugins.Registered())
+	config, err := readAdmissionConfig(options.ConfigFile, plugins.Registered())
+	if err != nil {
+		return err
+	}
 	init := initializer.New(s.client, nil, s.factory, s.rbac, gc.FeatureGate, gc.EffectiveVersion, gc.DrainedNotify(), nil)
-	chain, err := plugins.NewFromPlugins(names, noConfig{}, init, admission.Decorators{
+	chain, err := plugins.NewFromPlugins(names, config, init, admission.Decorators{
 		admission.DecoratorFunc(admissionmetrics.WithControllerMetrics),
 	})
 	if err != nil {
@@ -32,9 +100,3 @@ func (s *Server) admit(gc *genericapiserver.Config) error {
 	gc.AdmissionControl = admissionmetrics.WithStepMetrics(chain)
 	return nil
 }
-
-// noConfig is the configuration of admission plugins: none of ours takes any.
-type noConfig struct{}
-
-// ConfigFor implements admission.ConfigProvider.
-func (noConfig) ConfigFor(string) (io.Reader, error) { return nil, nil }

@@ -39,6 +39,7 @@ type Server struct {
 	loopback *rest.Config
 	client   kubernetes.Interface
 	factory  informers.SharedInformerFactory
+	services *serviceResolver
 
 	ready     chan struct{} // closed when all is there
 	readyOnce sync.Once
@@ -57,7 +58,8 @@ func New(c Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{config: c, listener: ln, rbac: auth.NewRBAC(), storage: &storageOptions{db: c.DB}, ready: make(chan struct{})}
+	s := &Server{config: c, listener: ln, rbac: auth.NewRBAC(), storage: &storageOptions{db: c.DB},
+		services: &serviceResolver{}, ready: make(chan struct{})}
 	if err := s.assemble(); err != nil {
 		ln.Close()
 		return nil, fmt.Errorf("API server: %w", err)
@@ -118,6 +120,9 @@ func (s *Server) assemble() error {
 		return fmt.Errorf("make registry: %w", err)
 	}
 	if err := objects.use(groups); err != nil {
+		return err
+	}
+	if err := s.services.use(groups, s.loopback.Host); err != nil {
 		return err
 	}
 	return s.install(gc, groups, tokens)
