@@ -19,6 +19,7 @@ import (
 	"keelson.dev/keelson/core/registry/coordination"
 	"keelson.dev/keelson/core/registry/core"
 	"keelson.dev/keelson/core/registry/discovery"
+	"keelson.dev/keelson/core/registry/flowcontrol"
 	"keelson.dev/keelson/core/registry/keelson"
 	"keelson.dev/keelson/core/registry/networking"
 	"keelson.dev/keelson/core/registry/node"
@@ -67,6 +68,7 @@ var kinds = concat(
 	certificates.Kinds,
 	authentication.Kinds,
 	authorization.Kinds,
+	flowcontrol.Kinds,
 	keelson.Kinds,
 )
 

@@ -12,18 +12,22 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	batchv1 "k8s.io/api/batch/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	eventsv1 "k8s.io/api/events/v1"
+	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	nodev1 "k8s.io/api/node/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	storagemigrationv1 "k8s.io/api/storagemigration/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/conversion"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -52,7 +56,6 @@ func init() {
 		{corev1.SchemeGroupVersion, corev1.AddToScheme},
 		{appsv1.SchemeGroupVersion, appsv1.AddToScheme},
 		{batchv1.SchemeGroupVersion, batchv1.AddToScheme},
-		{autoscalingv1.SchemeGroupVersion, autoscalingv1.AddToScheme},
 		{discoveryv1.SchemeGroupVersion, discoveryv1.AddToScheme},
 		{coordinationv1.SchemeGroupVersion, coordinationv1.AddToScheme},
 		{rbacv1.SchemeGroupVersion, rbacv1.AddToScheme},
@@ -65,12 +68,21 @@ func init() {
 		{nodev1.SchemeGroupVersion, nodev1.AddToScheme},
 		{certificatesv1.SchemeGroupVersion, certificatesv1.AddToScheme},
 		{admissionregistrationv1.SchemeGroupVersion, admissionregistrationv1.AddToScheme},
+		{flowcontrolv1.SchemeGroupVersion, flowcontrolv1.AddToScheme},
+		{resourcev1.SchemeGroupVersion, resourcev1.AddToScheme},
+		{storagemigrationv1.SchemeGroupVersion, storagemigrationv1.AddToScheme},
 		{keelsonv1alpha1.SchemeGroupVersion, keelsonv1alpha1.AddToScheme},
 	} {
 		utilruntime.Must(group.add(Scheme))
 		registerInternal(group.gv)
 		utilruntime.Must(Scheme.SetVersionPriority(group.gv))
 	}
+	// autoscaling has two versions: internally, autoscalers are v2's, and Scale is v1's, its only one.
+	utilruntime.Must(autoscalingv2.AddToScheme(Scheme))
+	utilruntime.Must(autoscalingv1.AddToScheme(Scheme))
+	registerInternal(autoscalingv2.SchemeGroupVersion)
+	Scheme.AddKnownTypes(schema.GroupVersion{Group: autoscalingv1.GroupName, Version: runtime.APIVersionInternal}, &autoscalingv1.Scale{})
+	utilruntime.Must(Scheme.SetVersionPriority(autoscalingv2.SchemeGroupVersion, autoscalingv1.SchemeGroupVersion))
 	// events.k8s.io shares its storage with the core group: internally its events are core's.
 	utilruntime.Must(eventsv1.AddToScheme(Scheme))
 	utilruntime.Must(Scheme.SetVersionPriority(eventsv1.SchemeGroupVersion))
