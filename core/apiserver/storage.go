@@ -58,16 +58,12 @@ func (o *storageOptions) open(config *storagebackend.ConfigForResource, prefix s
 func (o *storageOptions) GetRESTOptions(resource schema.GroupResource, _ runtime.Object) (generic.RESTOptions, error) {
 	codec := registry.StorageCodec(resource.Group)
 	config := storagebackend.NewDefaultConfig("/registry", codec)
-	prefix := resource.Resource
-	if resource.Group != "" {
-		prefix = resource.Group + "/" + resource.Resource
-	}
 	return generic.RESTOptions{
 		StorageConfig:           config.ForResource(resource),
 		Decorator:               o.open,
 		EnableGarbageCollection: true,
 		DeleteCollectionWorkers: deleteWorkers,
-		ResourcePrefix:          prefix,
+		ResourcePrefix:          registry.KeyPrefix(resource),
 	}, nil
 }
 

@@ -29,7 +29,8 @@ var rangeAllocations = &resource.Definition[*corev1.RangeAllocation]{
 	NewList: func() runtime.Object { return &corev1.List{} },
 }
 
-// portRange hands out node ports. Bit i of the stored data is port NodePortMin+i.
+// portRange hands out node ports. Port NodePortMin+i is bit i of the stored
+// data, read as one big-endian number, as upstream's allocator has it.
 type portRange struct{ env *resource.Env }
 
 // update changes the stored bits by compare and swap: change may run several times.
@@ -53,7 +54,9 @@ func (r *portRange) update(ctx context.Context, change func(bits []byte) error) 
 			}
 			size := (r.env.NodePortMax-r.env.NodePortMin)/8 + 1
 			bits := make([]byte, size)
-			copy(bits, a.Data)
+			if len(a.Data) <= size { // leading zeros may have been left out
+				copy(bits[size-len(a.Data):], a.Data)
+			}
 			if err := change(bits); err != nil {
 				return nil, err
 			}
@@ -67,8 +70,8 @@ func (r *portRange) inRange(port int32) bool {
 }
 
 func (r *portRange) bit(port int32) (index int, mask byte) {
-	i := int(port) - r.env.NodePortMin
-	return i / 8, 1 << (i % 8)
+	i, last := int(port)-r.env.NodePortMin, (r.env.NodePortMax-r.env.NodePortMin)/8
+	return last - i/8, 1 << (i % 8)
 }
 
 func (r *portRange) take(bits []byte, port int32) bool {
