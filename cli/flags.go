@@ -99,7 +99,7 @@ func (f *serverFlags) givenAPI() error {
 		if list, ok := flag.Value.(pflag.SliceValue); ok {
 			value = strings.Join(list.GetSlice(), ",")
 		}
-		if _, path := flag.Annotations[apiserver.PathFlag]; path && value != "" {
+		if _, path := flag.Annotations[apiserver.PathFlag]; path && value != "" && value != "-" { // standard output is no path
 			abs, err := filepath.Abs(value)
 			if err != nil {
 				errs = append(errs, fmt.Errorf("--%s %q: %w", flag.Name, value, err))

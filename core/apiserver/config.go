@@ -41,6 +41,10 @@ type Config struct {
 	NodePorts PortRange
 	// Domain is the cluster's DNS domain. Default cluster.local.
 	Domain string
+	// EncryptionDir is where Keelson keeps its own keys for encryption at rest, see
+	// package encryption. Default: none, and nothing is encrypted unless Options
+	// name a configuration.
+	EncryptionDir string
 	// Plugins acts on the processes behind Plugin objects. Without it their log
 	// and restart subresources answer 503.
 	Plugins registry.PluginOperator

@@ -42,6 +42,9 @@ func newKeeper(s *Server) (*keeper, error) {
 			return nil, err
 		}
 	}
+	if err := k.watchFlowControl(); err != nil {
+		return nil, err
+	}
 	if err := k.watchDeletion(s.factory.Core().V1().Namespaces().Informer(), func(name string) bool { return slices.Contains(systemNamespaces, name) }); err != nil {
 		return nil, err
 	}
@@ -71,6 +74,9 @@ func (k *keeper) notify() {
 func (k *keeper) run(ctx context.Context) error {
 	k.service.Start(ctx.Done())
 	defer k.service.Shutdown()
+	if err := k.server.ensureFlowControl(ctx); err != nil { // readiness did not wait for it
+		k.notify()
+	}
 	for {
 		select {
 		case <-ctx.Done():
@@ -83,6 +89,9 @@ func (k *keeper) run(ctx context.Context) error {
 		}
 		if err == nil {
 			err = k.server.ensureService(ctx)
+		}
+		if err == nil {
+			err = k.server.ensureFlowControl(ctx)
 		}
 		if err == nil || ctx.Err() != nil {
 			continue

@@ -1,6 +1,8 @@
 package apiserver
 
-import "github.com/spf13/pflag"
+import (
+	"github.com/spf13/pflag"
+)
 
 // PathFlag is the annotation of flags whose value is a path. `keelson up` makes
 // it absolute before it keeps it for the server.
@@ -11,20 +13,64 @@ const PathFlag = "keelson.dev/path"
 // about, with addFlags and validate.
 type Options struct {
 	Admission AdmissionOptions
+
+	Audit AuditOptions
+
+	Encryption EncryptionOptions
+
+	Requests RequestOptions
+
+	Serving ServingOptions
 }
 
 // NewOptions gives the defaults.
-func NewOptions() *Options { return &Options{} }
+func NewOptions() *Options {
+	return &Options{Audit: newAuditOptions(), Encryption: EncryptionOptions{Secrets: true}, Requests: newRequestOptions()}
+}
 
 // AddFlags makes the flags of `keelson server` and `keelson up` that set o; what
 // o has are their defaults. Their names are those of kube-apiserver where it has the same.
 func (o *Options) AddFlags(fs *pflag.FlagSet) {
-	o.Admission.addFlags(fs)
+	for _, part := range o.parts() {
+		part.addFlags(fs)
+	}
 }
 
 // Validate tells every option that cannot be meant.
 func (o *Options) Validate() []error {
 	var errs []error
-	errs = append(errs, o.Admission.validate()...)
+	for _, part := range o.parts() {
+		errs = append(errs, part.validate()...)
+	}
 	return errs
+}
+
+// parts are all of o's, each as a pointer.
+func (o *Options) parts() []optionsPart {
+	return []optionsPart{
+		&o.Admission,
+
+		&o.Audit,
+
+		&o.Encryption,
+
+		&o.Requests,
+
+		&o.Serving,
+	}
+}
+
+// optionsPart is one field of Options.
+type optionsPart interface {
+	addFlags(*pflag.FlagSet)
+	validate() []error
+}
+
+// markPaths says that the values of flags are paths.
+func markPaths(fs *pflag.FlagSet, names ...string) {
+	for _, name := range names {
+		if err := fs.SetAnnotation(name, PathFlag, nil); err != nil {
+			panic(err) // no such flag: a mistake in this package
+		}
+	}
 }

@@ -14,6 +14,7 @@ import (
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 	genericfilters "k8s.io/apiserver/pkg/server/filters"
+	"k8s.io/apiserver/pkg/storage"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -43,6 +44,8 @@ type Server struct {
 
 	ready     chan struct{} // closed when all is there
 	readyOnce sync.Once
+	// end ends what was begun in New and lives as long as the server.
+	end context.CancelFunc
 }
 
 // New listens and assembles the server. It starts nothing; a Server that is not
@@ -58,9 +61,12 @@ func New(c Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{config: c, listener: ln, rbac: auth.NewRBAC(), storage: &storageOptions{db: c.DB},
+	s := &Server{config: c, listener: ln, rbac: auth.NewRBAC(), storage: &storageOptions{db: c.DB, all: map[string]storage.Interface{}},
 		services: &serviceResolver{}, ready: make(chan struct{})}
-	if err := s.assemble(); err != nil {
+	var lifetime context.Context
+	lifetime, s.end = context.WithCancel(context.Background())
+	if err := s.assemble(lifetime); err != nil {
+		s.end()
 		ln.Close()
 		return nil, fmt.Errorf("API server: %w", err)
 	}
@@ -68,7 +74,10 @@ func New(c Config) (*Server, error) {
 }
 
 // Close gives the port back if Start is never called.
-func (s *Server) Close() error { return s.listener.Close() }
+func (s *Server) Close() error {
+	s.end()
+	return s.listener.Close()
+}
 
 // Address is where the server listens.
 func (s *Server) Address() net.Addr { return s.listener.Addr() }
@@ -81,7 +90,7 @@ func (s *Server) LoopbackConfig() *rest.Config { return rest.CopyConfig(s.loopba
 // objects that every cluster has.
 func (s *Server) Ready() <-chan struct{} { return s.ready }
 
-func (s *Server) assemble() error {
+func (s *Server) assemble(lifetime context.Context) error {
 	serving, err := keepServing(&s.config)
 	if err != nil {
 		return err
@@ -106,7 +115,12 @@ func (s *Server) assemble() error {
 	if err != nil {
 		return err
 	}
-	s.configure(gc, tokens)
+	if s.storage.transformers, err = openEncryption(lifetime, &s.config); err != nil {
+		return err
+	}
+	if err := s.configure(gc, tokens); err != nil {
+		return err
+	}
 	if err := s.admit(gc); err != nil {
 		return err
 	}
@@ -148,7 +162,7 @@ func (s *Server) connectLoopback(serving *genericapiserver.SecureServingInfo) er
 	return nil
 }
 
-func (s *Server) configure(gc *genericapiserver.Config, tokens *auth.Tokens) {
+func (s *Server) configure(gc *genericapiserver.Config, tokens *auth.Tokens) error {
 	gc.LoopbackClientConfig = s.loopback
 	gc.PublicAddress = s.config.AdvertiseAddress.AsSlice()
 	gc.EffectiveVersion = newRelease()
@@ -159,17 +173,25 @@ func (s *Server) configure(gc *genericapiserver.Config, tokens *auth.Tokens) {
 	gc.RuleResolver = s.rbac
 	gc.LongRunningFunc = genericfilters.BasicLongRunningRequestCheck(
 		sets.NewString("watch", "proxy"), sets.NewString("attach", "exec", "proxy", "log", "portforward"))
-	gc.BuildHandlerChainFunc = chain
+	gc.BuildHandlerChainFunc = s.chain
+	gc.FlowControl = s.flowControl()
 	gc.ShutdownWatchTerminationGracePeriod = watchDrain
 	// A request that comes while shutting down is told to try again.
 	gc.ShutdownSendRetryAfter = true
-	gc.StorageObjectCountTracker = nil // it serves priority and fairness only
+	gc.StorageObjectCountTracker = nil // the store counts, see flowcontrol.go
 	describe(gc)
+	if err := s.config.Options.Requests.apply(gc); err != nil {
+		return err
+	}
+	return s.config.Options.Audit.apply(gc)
 }
 
 func (s *Server) install(gc *genericapiserver.Config, groups []*genericapiserver.APIGroupInfo, tokens *auth.Tokens) error {
 	gc.AddHealthChecks(s.storeCheck())
 	gc.AddReadyzChecks(s.readyCheck())
+	if t := s.storage.transformers; t != nil {
+		gc.AddHealthChecks(t)
+	}
 	generic, err := gc.Complete(nil).New("keelson-apiserver", genericapiserver.NewEmptyDelegate())
 	if err != nil {
 		return fmt.Errorf("generic server: %w", err)
@@ -197,6 +219,7 @@ func (s *Server) install(gc *genericapiserver.Config, groups []*genericapiserver
 func (s *Server) Start(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	defer s.end()
 	waitRBAC, err := s.rbac.Watch(s.factory)
 	if err != nil {
 		return err
@@ -211,6 +234,7 @@ func (s *Server) Start(ctx context.Context) error {
 		g.Go(func() error { defer cancel(); return f(ctx) })
 	}
 	run(prepared.RunWithContext)
+	run(s.runEncryption)
 	run(func(ctx context.Context) error {
 		s.factory.Start(ctx.Done())
 		defer s.factory.Shutdown()

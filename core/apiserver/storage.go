@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -19,6 +20,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"keelson.dev/keelson/core/auth"
+	"keelson.dev/keelson/core/encryption"
 	"keelson.dev/keelson/core/registry"
 	"keelson.dev/keelson/core/store"
 )
@@ -30,7 +32,11 @@ const deleteWorkers = 8
 // storageOptions opens the store's part for each resource.
 type storageOptions struct {
 	db  *store.DB
-	any storage.Interface // of one resource, to ask how the store is; set before anything is served
+	any storage.Interface            // of one resource, to ask how the store is; set before anything is served
+	all map[string]storage.Interface // by resource, "deployments.apps"; guarded by mu
+	mu  sync.RWMutex
+	// transformers encrypt what is stored; nil: nothing is encrypted.
+	transformers *encryption.Transformers
 }
 
 var _ generic.RESTOptionsGetter = (*storageOptions)(nil)
@@ -50,14 +56,27 @@ func (o *storageOptions) open(config *storagebackend.ConfigForResource, prefix s
 	s, destroy, err := o.db.NewStorage(config, prefix, key, newFunc, newListFunc, attrs, triggers, indexers)
 	if err == nil {
 		o.any = s
+		o.mu.Lock()
+		o.all[config.GroupResource.String()] = s
+		o.mu.Unlock()
 	}
 	return s, destroy, err
+}
+
+// of gives the storage of a resource, nil if there is none.
+func (o *storageOptions) of(resource string) storage.Interface {
+	o.mu.RLock()
+	defer o.mu.RUnlock()
+	return o.all[resource]
 }
 
 // GetRESTOptions implements generic.RESTOptionsGetter.
 func (o *storageOptions) GetRESTOptions(resource schema.GroupResource, _ runtime.Object) (generic.RESTOptions, error) {
 	codec := registry.StorageCodec(resource.Group)
 	config := storagebackend.NewDefaultConfig("/registry", codec)
+	if o.transformers != nil {
+		config.Transformer = o.transformers.TransformerForResource(resource)
+	}
 	return generic.RESTOptions{
 		StorageConfig:           config.ForResource(resource),
 		Decorator:               o.open,

@@ -53,6 +53,9 @@ type Config struct {
 	API *apiserver.Options
 }
 
+// EncryptionDir is the folder of a data folder with the keys that encrypt Secrets.
+const EncryptionDir = "encryption"
+
 // kubeletPort is where kubelets serve their API, as upstream's do.
 const kubeletPort = 10250
 

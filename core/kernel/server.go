@@ -73,6 +73,7 @@ func RunServer(ctx context.Context, cfg Config) error {
 		Listen: cfg.Listen.String(), AdvertiseAddress: cfg.Node.Addresses[0], PKI: authority, DB: db, Log: cfg.Log,
 		ServiceCIDRs: cfg.ServiceCIDRs, NodePorts: apiserver.PortRange{Min: cfg.NodePorts.Min, Max: cfg.NodePorts.Max},
 		Domain: cfg.Domain, Plugins: operator{s}, Options: cfg.API,
+		EncryptionDir: filepath.Join(cfg.DataDir, EncryptionDir),
 	})
 	if err == nil {
 		err = s.run(ctx, begin)
