@@ -64,7 +64,7 @@ type serverFlags struct {
 	ClusterDomain string   `json:"clusterDomain"`
 	LogLevel      string   `json:"logLevel"`
 	// API has the flags of the API server's options that were given, by name.
-	API map[string]string `json:"api,omitempty"`
+	API map[string][]string `json:"api,omitempty"`
 
 	options *apiserver.Options
 	api     *pflag.FlagSet // sets options
@@ -95,34 +95,41 @@ func (f *serverFlags) givenAPI() error {
 		if !flag.Changed {
 			return
 		}
-		value := flag.Value.String()
+		values := []string{flag.Value.String()}
 		if list, ok := flag.Value.(pflag.SliceValue); ok {
-			value = strings.Join(list.GetSlice(), ",")
+			values = list.GetSlice()
 		}
-		if _, path := flag.Annotations[apiserver.PathFlag]; path && value != "" && value != "-" { // standard output is no path
-			abs, err := filepath.Abs(value)
-			if err != nil {
-				errs = append(errs, fmt.Errorf("--%s %q: %w", flag.Name, value, err))
+		if _, path := flag.Annotations[apiserver.PathFlag]; path {
+			for i, value := range values {
+				if value == "" || value == "-" { // none, and standard output
+					continue
+				}
+				abs, err := filepath.Abs(value)
+				if err != nil {
+					errs = append(errs, fmt.Errorf("--%s %q: %w", flag.Name, value, err))
+				}
+				values[i] = abs
 			}
-			value = abs
 		}
 		if f.API == nil {
-			f.API = map[string]string{}
+			f.API = map[string][]string{}
 		}
-		f.API[flag.Name] = value
+		f.API[flag.Name] = values
 	})
 	return errors.Join(errs...)
 }
 
 // keptAPI sets the options from the flags kept from before, where none was given now.
 func (f *serverFlags) keptAPI() error {
-	for name, value := range f.API {
+	for name, values := range f.API {
 		flag := f.api.Lookup(name)
 		if flag == nil || flag.Changed {
 			continue
 		}
-		if err := f.api.Set(name, value); err != nil {
-			return fmt.Errorf("--%s, as kept by the last keelson up: %w", name, err)
+		for _, value := range values {
+			if err := f.api.Set(name, value); err != nil {
+				return fmt.Errorf("--%s, as kept by the last keelson up: %w", name, err)
+			}
 		}
 	}
 	return nil
@@ -141,7 +148,9 @@ func (f *serverFlags) args() []string {
 		"--log-level=" + f.LogLevel,
 	}
 	for _, name := range slices.Sorted(maps.Keys(f.API)) {
-		args = append(args, "--"+name+"="+f.API[name])
+		for _, value := range f.API[name] {
+			args = append(args, "--"+name+"="+value)
+		}
 	}
 	return args
 }

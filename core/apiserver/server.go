@@ -102,6 +102,9 @@ func (s *Server) assemble(lifetime context.Context) error {
 		return fmt.Errorf("client CA: %w", err)
 	}
 	gc.SecureServing.ClientCA = ca
+	if err := s.config.Options.Serving.apply(gc.SecureServing); err != nil {
+		return err
+	}
 	if err := s.connectLoopback(gc.SecureServing); err != nil {
 		return err
 	}

@@ -46,6 +46,13 @@ func keepServing(c *Config) (servingCertificate, error) {
 			netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback(), c.AdvertiseAddress, c.serviceAddress(),
 		},
 	}
+	for _, san := range c.Options.Serving.SANs {
+		if ip, err := netip.ParseAddr(san); err != nil {
+			req.DNSNames = append(req.DNSNames, san)
+		} else if !slices.Contains(req.Addresses, ip) {
+			req.Addresses = append(req.Addresses, ip)
+		}
+	}
 	if name, err := os.Hostname(); err == nil && name != "" && !slices.Contains(req.DNSNames, name) {
 		req.DNSNames = append(req.DNSNames, name)
 	}
