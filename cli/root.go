@@ -48,7 +48,7 @@ func newRoot(streams genericiooptions.IOStreams) *cobra.Command {
 		newUpCommand(streams), newDownCommand(streams), newUninstallCommand(streams),
 		newServerCommand(streams), newAgentCommand(streams),
 	}
-	node := []*cobra.Command{newPluginsCommand(streams, opts.ConfigFlags), newImageCommand(streams)}
+	node := []*cobra.Command{newPluginsCommand(streams, opts.ConfigFlags), newImageCommand(streams), newEncryptionCommand(streams)}
 	root.AddCommand(cluster...)
 	root.AddCommand(node...)
 	root.AddCommand(&cobra.Command{
