@@ -9,8 +9,10 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	crdserver "k8s.io/apiextensions-apiserver/pkg/apiserver"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 	genericfilters "k8s.io/apiserver/pkg/server/filters"
@@ -18,8 +20,10 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	aggregator "k8s.io/kube-aggregator/pkg/apiserver"
 
 	"keelson.dev/keelson/core/auth"
+	"keelson.dev/keelson/core/pki"
 	"keelson.dev/keelson/core/registry"
 )
 
@@ -34,7 +38,14 @@ const (
 type Server struct {
 	config   Config
 	listener net.Listener
-	generic  *genericapiserver.GenericAPIServer
+	generic  *genericapiserver.GenericAPIServer // of our own kinds
+
+	aggregator *aggregator.APIAggregator            // before generic: it has the handler chain and the port
+	crds       *crdserver.CustomResourceDefinitions // behind generic
+	services   *serviceResolver
+	registrar  *registrar
+	frontProxy *pki.Leaf
+
 	rbac     *auth.RBAC
 	storage  *storageOptions
 	loopback *rest.Config
@@ -162,7 +173,8 @@ func (s *Server) connectLoopback(serving *genericapiserver.SecureServingInfo) er
 		return fmt.Errorf("loopback client: %w", err)
 	}
 	s.factory = informers.NewSharedInformerFactory(s.client, 0)
-	return nil
+	s.services, err = newServiceResolver(s.client, c.Host)
+	return err
 }
 
 func (s *Server) configure(gc *genericapiserver.Config, tokens *auth.Tokens) error {
@@ -195,12 +207,18 @@ func (s *Server) install(gc *genericapiserver.Config, groups []*genericapiserver
 	if t := s.storage.transformers; t != nil {
 		gc.AddHealthChecks(t)
 	}
-	generic, err := gc.Complete(nil).New("keelson-apiserver", genericapiserver.NewEmptyDelegate())
+	gc.AggregatedDiscoveryGroupManager = aggregated.NewResourceManager("apis")
+	base := *gc
+	crds, err := s.newCRDServer(base)
+	if err != nil {
+		return err
+	}
+	gc.EnableIndex = false // the aggregator's has all paths
+	generic, err := gc.Complete(nil).New("keelson-apiserver", crds.GenericAPIServer)
 	if err != nil {
 		return fmt.Errorf("generic server: %w", err)
 	}
-	generic.ShutdownTimeout = drainTimeout
-	s.generic = generic
+	s.generic, s.crds = generic, crds
 	var named []*genericapiserver.APIGroupInfo
 	for _, g := range groups {
 		if g.PrioritizedVersions[0].Group != "" {
@@ -214,8 +232,18 @@ func (s *Server) install(gc *genericapiserver.Config, groups []*genericapiserver
 	if err := generic.InstallAPIGroups(named...); err != nil {
 		return fmt.Errorf("install API groups: %w", err)
 	}
+	if err := installDiscovery(generic, tokens); err != nil {
+		return err
+	}
+	if s.aggregator, err = s.newAggregator(base, generic); err != nil {
+		return err
+	}
+	s.aggregator.GenericAPIServer.ShutdownTimeout = drainTimeout
+	if s.registrar, err = s.newRegistrar(); err != nil {
+		return err
+	}
 	serveOpenAPI(generic, gc)
-	return installDiscovery(generic, tokens)
+	return nil
 }
 
 // Start serves until ctx ends, then drains and returns. An error ends it, too.
@@ -231,7 +259,10 @@ func (s *Server) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	prepared := s.generic.PrepareRun()
+	if err := s.registrar.write(ctx); err != nil {
+		return fmt.Errorf("API server: register own API groups: %w", err)
+	}
+	prepared := s.aggregator.GenericAPIServer.PrepareRun() // the aggregator's own would make OpenAPI documents at once
 	var g errgroup.Group
 	run := func(f func(context.Context) error) {
 		g.Go(func() error { defer cancel(); return f(ctx) })
@@ -244,6 +275,9 @@ func (s *Server) Start(ctx context.Context) error {
 		<-ctx.Done()
 		return nil
 	})
+	run(s.services.run)
+	run(s.registrar.keep)
+	run(s.watchAvailability)
 	run(func(ctx context.Context) error {
 		// The first request must not come before the listener is served; it
 		// would only wait, as the port is open since New.
@@ -278,5 +312,8 @@ func (s *Server) bootstrap(ctx context.Context, waitRBAC func(context.Context) e
 	if err != nil {
 		return fmt.Errorf("write the objects every cluster has: %w", last)
 	}
-	return waitRBAC(ctx)
+	if err := waitRBAC(ctx); err != nil {
+		return err
+	}
+	return s.waitExtensions(ctx)
 }

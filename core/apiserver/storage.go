@@ -55,8 +55,10 @@ func (o *storageOptions) open(config *storagebackend.ConfigForResource, prefix s
 ) (storage.Interface, factory.DestroyFunc, error) {
 	s, destroy, err := o.db.NewStorage(config, prefix, key, newFunc, newListFunc, attrs, triggers, indexers)
 	if err == nil {
-		o.any = s
 		o.mu.Lock()
+		if o.any == nil { // custom resources open theirs while serving
+			o.any = s
+		}
 		o.all[config.GroupResource.String()] = s
 		o.mu.Unlock()
 	}

@@ -86,7 +86,7 @@ func (l *Leaf) renew() error {
 		return nil
 	}
 	a := l.authority
-	pair, err := a.issue(a.ca, l.req)
+	pair, err := a.issue(a.issuer(l.req), l.req)
 	if err != nil {
 		return err
 	}
@@ -111,7 +111,7 @@ func (l *Leaf) old(cert *x509.Certificate) bool {
 
 // fits says whether a loaded certificate is what the request asks for.
 func (l *Leaf) fits(cert *x509.Certificate) bool {
-	if cert.CheckSignatureFrom(l.authority.ca.cert) != nil || cert.Subject.CommonName != l.req.CommonName {
+	if cert.CheckSignatureFrom(l.authority.issuer(l.req).cert) != nil || cert.Subject.CommonName != l.req.CommonName {
 		return false
 	}
 	if !sameSet(cert.Subject.Organization, l.req.Organizations) || !sameSet(cert.DNSNames, l.req.DNSNames) {

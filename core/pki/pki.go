@@ -81,6 +81,11 @@ func Open(dir string, opts ...Option) (*Authority, error) {
 
 func (a *Authority) path(name string) string { return filepath.Join(a.dir, name) }
 
+// Files are where Keep keeps the certificate name and its key.
+func (a *Authority) Files(name string) (cert, key string) {
+	return a.path(name + ".crt"), a.path(name + ".key")
+}
+
 // Dir is where the authority keeps its files.
 func (a *Authority) Dir() string { return a.dir }
 
@@ -203,7 +208,16 @@ type Request struct {
 	DNSNames      []string
 	Addresses     []netip.Addr
 	Server        bool          // for serving; otherwise for a client
+	FrontProxy    bool          // signed by the front-proxy CA; heeded by Keep
 	Validity      time.Duration // zero: LeafValidity
+}
+
+// issuer is the CA that signs what is requested.
+func (a *Authority) issuer(req Request) authority {
+	if req.FrontProxy {
+		return a.frontProxy
+	}
+	return a.ca
 }
 
 func (a *Authority) issue(ca authority, req Request) (KeyPair, error) {
