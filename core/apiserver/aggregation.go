@@ -102,16 +102,18 @@ func (s *Server) watchAvailability(ctx context.Context) error {
 	if err := apis.Informer().RemoveEventHandler(handler); err != nil {
 		return fmt.Errorf("watch APIServices: %w", err)
 	}
-	s.services.want()
 	client, err := apiregistration.NewForConfig(s.loopback)
 	if err != nil {
 		return fmt.Errorf("client of APIServices: %w", err)
 	}
-	c, err := availability.New(apis, s.services.factory.Core().V1().Services(), s.services.factory.Discovery().V1().EndpointSlices(),
+	factory := informers.NewSharedInformerFactory(s.client, 0)
+	c, err := availability.New(apis, factory.Core().V1().Services(), factory.Discovery().V1().EndpointSlices(),
 		client.ApiregistrationV1(), nil, s.frontProxyPair, s.services, availabilitymetrics.New())
 	if err != nil {
 		return fmt.Errorf("availability of aggregated APIs: %w", err)
 	}
+	factory.Start(ctx.Done())
+	defer factory.Shutdown()
 	c.Run(availabilityWorkers, ctx.Done())
 	return nil
 }

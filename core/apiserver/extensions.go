@@ -48,7 +48,7 @@ func (s *Server) newCRDServer(base genericapiserver.Config) (*crdserver.CustomRe
 // the one of our own kinds what that one already does for the whole chain.
 func inner(c *genericapiserver.Config) {
 	c.PostStartHooks = map[string]genericapiserver.PostStartHookConfigEntry{}
-	c.BuildHandlerChainFunc = func(h http.Handler, _ *genericapiserver.Config) http.Handler { return h }
+	c.BuildHandlerChainFunc = noChain
 	c.EnableIndex, c.EnableMetrics, c.EnableProfiling = false, false, false
 	c.HealthzChecks, c.LivezChecks, c.ReadyzChecks = nil, nil, nil
 }
@@ -70,3 +70,6 @@ func (o codecOptions) GetRESTOptions(resource schema.GroupResource, example runt
 	options.StorageConfig.Codec = o.codec
 	return options, nil
 }
+
+// noChain is the handler chain of servers that only get requests from the one before them.
+func noChain(h http.Handler, _ *genericapiserver.Config) http.Handler { return h }

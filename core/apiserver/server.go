@@ -42,7 +42,6 @@ type Server struct {
 
 	aggregator *aggregator.APIAggregator            // before generic: it has the handler chain and the port
 	crds       *crdserver.CustomResourceDefinitions // behind generic
-	services   *serviceResolver
 	registrar  *registrar
 	frontProxy *pki.Leaf
 
@@ -173,8 +172,7 @@ func (s *Server) connectLoopback(serving *genericapiserver.SecureServingInfo) er
 		return fmt.Errorf("loopback client: %w", err)
 	}
 	s.factory = informers.NewSharedInformerFactory(s.client, 0)
-	s.services, err = newServiceResolver(s.client, c.Host)
-	return err
+	return nil
 }
 
 func (s *Server) configure(gc *genericapiserver.Config, tokens *auth.Tokens) error {
@@ -213,7 +211,7 @@ func (s *Server) install(gc *genericapiserver.Config, groups []*genericapiserver
 	if err != nil {
 		return err
 	}
-	gc.EnableIndex = false // the aggregator's has all paths
+	gc.EnableIndex, gc.BuildHandlerChainFunc = false, noChain // the aggregator has both
 	generic, err := gc.Complete(nil).New("keelson-apiserver", crds.GenericAPIServer)
 	if err != nil {
 		return fmt.Errorf("generic server: %w", err)
@@ -275,7 +273,6 @@ func (s *Server) Start(ctx context.Context) error {
 		<-ctx.Done()
 		return nil
 	})
-	run(s.services.run)
 	run(s.registrar.keep)
 	run(s.watchAvailability)
 	run(func(ctx context.Context) error {

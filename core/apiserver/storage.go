@@ -62,7 +62,16 @@ func (o *storageOptions) open(config *storagebackend.ConfigForResource, prefix s
 		o.all[config.GroupResource.String()] = s
 		o.mu.Unlock()
 	}
-	return s, destroy, err
+	return s, func() { o.forget(config.GroupResource.String(), s); destroy() }, err
+}
+
+// forget takes out the storage of a custom resource that is served no more.
+func (o *storageOptions) forget(resource string, s storage.Interface) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.all[resource] == s {
+		delete(o.all, resource)
+	}
 }
 
 // of gives the storage of a resource, nil if there is none.
