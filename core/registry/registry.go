@@ -11,6 +11,7 @@ import (
 	"k8s.io/apiserver/pkg/registry/rest"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 
+	"keelson.dev/keelson/core/registry/admissionregistration"
 	"keelson.dev/keelson/core/registry/apps"
 	"keelson.dev/keelson/core/registry/authentication"
 	"keelson.dev/keelson/core/registry/authorization"
@@ -68,6 +69,7 @@ var kinds = concat(
 	certificates.Kinds,
 	authentication.Kinds,
 	authorization.Kinds,
+	admissionregistration.Kinds,
 	flowcontrol.Kinds,
 	keelson.Kinds,
 )

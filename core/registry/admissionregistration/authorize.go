@@ -3,6 +3,7 @@ package admissionregistration
 import (
 	"context"
 	"fmt"
+	"reflect"
 	"slices"
 
 	v1 "k8s.io/api/admissionregistration/v1"
@@ -170,7 +171,6 @@ func guarded[T resource.Object](check func(ctx context.Context, env *resource.En
 }
 
 // isNil says whether a pointer type's value is nil.
-func isNil[T comparable](v T) bool {
-	var none T
-	return v == none
+func isNil[T resource.Object](v T) bool {
+	return any(v) == nil || reflect.ValueOf(v).IsNil()
 }

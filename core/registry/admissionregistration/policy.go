@@ -43,24 +43,12 @@ var (
 
 var spec = field.NewPath("spec")
 
-// policyCompiler compiles a policy's expressions, with variables.
-func policyCompiler() (*cel.CompositedCompiler, field.ErrorList) {
-	c, err := cel.NewCompositedCompiler(environment.MustBaseEnvSet(environment.DefaultCompatibilityVersion()))
-	if err != nil {
-		return nil, field.ErrorList{field.InternalError(spec, err)}
-	}
-	return c, nil
-}
-
 // validateCommon checks what both kinds of policies have, in the order in which
 // errors are shown. The compiler it gives knows the variables.
 func validateCommon(failure *v1.FailurePolicyType, kind *v1.ParamKind, match *v1.MatchResources, conditions []v1.MatchCondition,
 	variables []v1.Variable,
-) (*cel.CompositedCompiler, field.ErrorList) {
-	c, errs := policyCompiler()
-	if errs != nil {
-		return nil, errs
-	}
+) (cel.Compiler, field.ErrorList) {
+	var errs field.ErrorList
 	if failure == nil {
 		errs = append(errs, field.Required(spec.Child("failurePolicy"), ""))
 	}
@@ -71,6 +59,13 @@ func validateCommon(failure *v1.FailurePolicyType, kind *v1.ParamKind, match *v1
 	errs = append(errs, validateConstraints(match, spec.Child("matchConstraints"))...)
 	options := cel.OptionalVariableDeclarations{HasParams: kind != nil, HasAuthorizer: true}
 	errs = append(errs, validateMatchConditions(newCompiler(), conditions, options, spec)...)
+	if len(variables) == 0 {
+		return newCompiler(), errs
+	}
+	c, err := cel.NewCompositedCompiler(environment.MustBaseEnvSet(environment.DefaultCompatibilityVersion()))
+	if err != nil {
+		return newCompiler(), append(errs, field.InternalError(spec.Child("variables"), err))
+	}
 	for i := range variables {
 		errs = append(errs, validateVariable(c, &variables[i], options, spec.Child("variables").Index(i))...)
 	}
@@ -124,9 +119,6 @@ func validateVariable(c *cel.CompositedCompiler, v *v1.Variable, options cel.Opt
 func validateValidatingPolicy(p *v1.ValidatingAdmissionPolicy) field.ErrorList {
 	s := &p.Spec
 	c, errs := validateCommon(s.FailurePolicy, s.ParamKind, s.MatchConstraints, s.MatchConditions, s.Variables)
-	if c == nil {
-		return errs
-	}
 	validations, annotations := spec.Child("validations"), spec.Child("auditAnnotations")
 	if len(s.Validations) == 0 && len(s.AuditAnnotations) == 0 {
 		const msg = "validations or auditAnnotations must contain at least one item"
@@ -172,8 +164,6 @@ func validateValidation(c cel.Compiler, v *v1.Validation, params bool, at *field
 		errs = append(errs, field.Invalid(at.Child("message"), v.Message, "must be non-empty if specified"))
 	case strings.ContainsAny(message, "\n\r"):
 		errs = append(errs, field.Invalid(at.Child("message"), v.Message, "must not contain line breaks"))
-	case message == "" && strings.ContainsAny(strings.TrimSpace(v.Expression), "\n\r"):
-		errs = append(errs, field.Required(at.Child("message"), "must be specified if expression contains line breaks"))
 	}
 	return append(errs, oneOf(at.Child("reason"), v.Reason, reasons)...)
 }
@@ -203,9 +193,6 @@ func validateAuditAnnotation(c cel.Compiler, policy string, a *v1.AuditAnnotatio
 func validateMutatingPolicy(p *v1.MutatingAdmissionPolicy) field.ErrorList {
 	s := &p.Spec
 	c, errs := validateCommon(s.FailurePolicy, s.ParamKind, s.MatchConstraints, s.MatchConditions, s.Variables)
-	if c == nil {
-		return errs
-	}
 	errs = append(errs, onlyMutating(s.MatchConstraints, spec.Child("matchConstraints"))...)
 	if len(s.Mutations) == 0 {
 		errs = append(errs, field.Required(spec.Child("mutations"), "mutations must contain at least one item"))

@@ -60,6 +60,8 @@ type Config struct {
 	Authorizer authorizer.Authorizer
 	// Authenticator answers token reviews. Without it they are not served.
 	Authenticator authenticator.Token
+	// Resolve finds the resource of a kind, of any API the server has. Without it no kind is found.
+	Resolve func(schema.GroupVersionKind) (schema.GroupVersionResource, error)
 	// Domain is the cluster's DNS domain. Default cluster.local.
 	Domain string
 }
