@@ -37,7 +37,7 @@ var flowSchemas = &resource.Definition[*flowcontrolv1.FlowSchema]{
 		seen := map[flowcontrolv1.FlowSchemaConditionType]bool{}
 		for i, c := range s.Status.Conditions {
 			if c.Type == "" {
-				errs = append(errs, field.Required(at.Index(i).Child("type"), "must not be empty"))
+				errs = append(errs, field.Required(at.Index(i).Child("type"), ""))
 			}
 			if seen[c.Type] {
 				errs = append(errs, field.Duplicate(at.Index(i).Child("type"), c.Type))

@@ -38,7 +38,7 @@ var priorityLevels = &resource.Definition[*flowcontrolv1.PriorityLevelConfigurat
 		seen := map[flowcontrolv1.PriorityLevelConfigurationConditionType]bool{}
 		for i, c := range l.Status.Conditions {
 			if c.Type == "" {
-				errs = append(errs, field.Required(at.Index(i).Child("type"), "must not be empty"))
+				errs = append(errs, field.Required(at.Index(i).Child("type"), ""))
 			}
 			if seen[c.Type] {
 				errs = append(errs, field.Duplicate(at.Index(i).Child("type"), c.Type))
