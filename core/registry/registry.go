@@ -15,6 +15,7 @@ import (
 	"keelson.dev/keelson/core/registry/apps"
 	"keelson.dev/keelson/core/registry/authentication"
 	"keelson.dev/keelson/core/registry/authorization"
+	"keelson.dev/keelson/core/registry/autoscaling"
 	"keelson.dev/keelson/core/registry/batch"
 	"keelson.dev/keelson/core/registry/certificates"
 	"keelson.dev/keelson/core/registry/coordination"
@@ -71,6 +72,7 @@ var kinds = concat(
 	authorization.Kinds,
 	admissionregistration.Kinds,
 	flowcontrol.Kinds,
+	autoscaling.Kinds,
 	keelson.Kinds,
 )
 

@@ -3,10 +3,10 @@ package registry
 import (
 	"math/rand"
 	"reflect"
-	"strings"
 	"testing"
 	"time"
 
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -143,13 +143,16 @@ func checkRoundTrip(t *testing.T, gvk schema.GroupVersionKind, obj runtime.Objec
 		if err != nil {
 			t.Fatalf("seed %d: decode %s: %v", seed, name, err)
 		}
-		if strings.HasPrefix(gvk.Group, "events") { // comes back in the core group's form
+		if reflect.TypeOf(back) != reflect.TypeOf(obj) { // stored in another version or group
 			out, err := Scheme.ConvertToVersion(back, gvk.GroupVersion())
 			if err != nil {
 				t.Fatal(err)
 			}
 			back = out
 			back.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
+		}
+		if h, ok := back.(*autoscalingv1.HorizontalPodAutoscaler); ok { // v1 says what is measured in an annotation as well
+			delete(h.Annotations, "autoscaling.alpha.kubernetes.io/current-metrics")
 		}
 		if !apiequality.Semantic.DeepEqual(obj, back) {
 			t.Fatalf("seed %d: %s changes the object: %s", seed, name, cmp.Diff(obj, back))

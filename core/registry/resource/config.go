@@ -84,12 +84,13 @@ func (c *Config) SetDefaults() {
 type Env struct {
 	Config
 	stores map[schema.GroupResource]*Store
+	served map[schema.GroupResource]map[string]rest.Storage // for aliases
 }
 
 // NewEnv makes an Env without stores.
 func NewEnv(c Config) *Env {
 	c.SetDefaults()
-	return &Env{Config: c, stores: map[schema.GroupResource]*Store{}}
+	return &Env{Config: c, stores: map[schema.GroupResource]*Store{}, served: map[schema.GroupResource]map[string]rest.Storage{}}
 }
 
 // Store gives the store of a resource, nil if it is not served. Stores appear

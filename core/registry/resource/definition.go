@@ -37,7 +37,9 @@ type Kind interface {
 
 // Definition describes one kind. Functions may be nil unless said otherwise.
 type Definition[T Object] struct {
-	GroupVersion  schema.GroupVersion
+	GroupVersion schema.GroupVersion
+	// OtherVersions are those in which an Alias serves the kind.
+	OtherVersions []schema.GroupVersion
 	Kind          string
 	Plural        string
 	Singular      string
@@ -204,6 +206,7 @@ func (d *Definition[T]) Storage(env *Env) (map[string]rest.Storage, error) {
 			all[d.Plural+"/"+name] = sub
 		}
 	}
+	env.served[store.DefaultQualifiedResource] = all
 	return all, nil
 }
 

@@ -128,9 +128,16 @@ func (s *strategy[T]) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
 	if s.def.Status == nil {
 		return nil
 	}
-	return map[fieldpath.APIVersion]*fieldpath.Set{
-		fieldpath.APIVersion(s.def.GroupVersion.String()): fieldpath.NewSet(fieldpath.MakePathOrDie("status")),
+	return s.def.inAllVersions(fieldpath.NewSet(fieldpath.MakePathOrDie("status")))
+}
+
+// inAllVersions gives the same fields for each version that the kind is served in.
+func (d *Definition[T]) inAllVersions(fields *fieldpath.Set) map[fieldpath.APIVersion]*fieldpath.Set {
+	all := map[fieldpath.APIVersion]*fieldpath.Set{fieldpath.APIVersion(d.GroupVersion.String()): fields}
+	for _, gv := range d.OtherVersions {
+		all[fieldpath.APIVersion(gv.String())] = fields
 	}
+	return all
 }
 
 // gracefulStrategy adds graceful deletion.
@@ -182,7 +189,7 @@ func (s *statusStrategy[T]) GetResetFields() map[fieldpath.APIVersion]*fieldpath
 	if s.def.KeepStatusLabels {
 		reset.Insert(fieldpath.MakePathOrDie("metadata", "labels"))
 	}
-	return map[fieldpath.APIVersion]*fieldpath.Set{fieldpath.APIVersion(s.def.GroupVersion.String()): reset}
+	return s.def.inAllVersions(reset)
 }
 
 // reset makes what p points at empty.
