@@ -221,6 +221,12 @@ func trim(obj map[string]any) map[string]any {
 	for _, k := range []string{"uid", "creationTimestamp", "managedFields", "resourceVersion"} {
 		delete(meta, k)
 	}
+	if f, _ := meta["finalizers"].([]any); len(f) == 1 && strings.HasSuffix(fmt.Sprint(f[0]), "-protection") { // set by admission
+		delete(meta, "finalizers")
+	}
+	if status, ok := obj["status"].(map[string]any); ok && len(status) == 0 { // as good as none, and new with some versions
+		delete(obj, "status")
+	}
 	return obj
 }
 

@@ -33,6 +33,12 @@ var (
 	AgeColumn  = Column("Age", "string", "Time since the object was created.")
 )
 
+// CreatedColumn ends tables of kinds that upstream prints no columns of their own for.
+var CreatedColumn = metav1.TableColumnDefinition{Name: "Created At", Type: "date", Description: "When the object was created."}
+
+// Created says when the object was created.
+func Created(obj metav1.Object) string { return obj.GetCreationTimestamp().UTC().Format(time.RFC3339) }
+
 // Age says how long ago the object was created, as kubectl does.
 func Age(obj metav1.Object) string { return Since(obj.GetCreationTimestamp()) }
 

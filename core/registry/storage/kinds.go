@@ -3,18 +3,24 @@
 package storage
 
 import (
+	"maps"
+	"slices"
+	"strings"
+
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
-	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"keelson.dev/keelson/core/registry/resource"
 )
 
 // Kinds are the kinds of the group.
-var Kinds = []resource.Kind{storageClasses, csiDrivers, csiNodes, volumeAttachments}
+var Kinds = []resource.Kind{storageClasses, csiDrivers, csiNodes, csiCapacities, volumeAttachments, attributesClasses}
 
 // defaultClass marks the class of claims that name none.
 const defaultClass = "storageclass.kubernetes.io/is-default-class"
@@ -35,33 +41,14 @@ var storageClasses = &resource.Definition[*storagev1.StorageClass]{
 			c.VolumeBindingMode = &mode
 		}
 	},
-	Validate: func(c *storagev1.StorageClass) field.ErrorList {
-		var errs field.ErrorList
-		if c.Provisioner == "" {
-			errs = append(errs, field.Required(field.NewPath("provisioner"), ""))
-		}
-		if p := *c.ReclaimPolicy; p != corev1.PersistentVolumeReclaimDelete && p != corev1.PersistentVolumeReclaimRetain {
-			errs = append(errs, field.NotSupported(field.NewPath("reclaimPolicy"), p,
-				[]corev1.PersistentVolumeReclaimPolicy{corev1.PersistentVolumeReclaimDelete, corev1.PersistentVolumeReclaimRetain}))
-		}
-		if m := *c.VolumeBindingMode; m != storagev1.VolumeBindingImmediate && m != storagev1.VolumeBindingWaitForFirstConsumer {
-			errs = append(errs, field.NotSupported(field.NewPath("volumeBindingMode"), m,
-				[]storagev1.VolumeBindingMode{storagev1.VolumeBindingImmediate, storagev1.VolumeBindingWaitForFirstConsumer}))
-		}
-		return errs
-	},
+	Validate: validateClass,
 	ValidateUpdate: func(c, old *storagev1.StorageClass) field.ErrorList {
-		var errs field.ErrorList
-		fixed := func(now, was any, name string) {
-			if !apiequality.Semantic.DeepEqual(now, was) {
-				errs = append(errs, field.Forbidden(field.NewPath(name), "updates to "+name+" are forbidden."))
-			}
-		}
-		fixed(c.Parameters, old.Parameters, "parameters")
-		fixed(c.Provisioner, old.Provisioner, "provisioner")
-		fixed(c.ReclaimPolicy, old.ReclaimPolicy, "reclaimPolicy")
-		fixed(c.VolumeBindingMode, old.VolumeBindingMode, "volumeBindingMode")
-		return errs
+		return slices.Concat(
+			apivalidation.ValidateImmutableField(c.Parameters, old.Parameters, field.NewPath("parameters")),
+			apivalidation.ValidateImmutableField(c.Provisioner, old.Provisioner, field.NewPath("provisioner")),
+			apivalidation.ValidateImmutableField(c.ReclaimPolicy, old.ReclaimPolicy, field.NewPath("reclaimPolicy")),
+			apivalidation.ValidateImmutableField(c.VolumeBindingMode, old.VolumeBindingMode, field.NewPath("volumeBindingMode")),
+		)
 	},
 	Columns: []metav1.TableColumnDefinition{
 		resource.NameColumn,
@@ -81,68 +68,115 @@ var storageClasses = &resource.Definition[*storagev1.StorageClass]{
 	},
 }
 
-var csiDrivers = &resource.Definition[*storagev1.CSIDriver]{
-	GroupVersion: version, Kind: "CSIDriver", Plural: "csidrivers", Singular: "csidriver", ClusterScoped: true,
-	New:     func() *storagev1.CSIDriver { return &storagev1.CSIDriver{} },
-	NewList: func() runtime.Object { return &storagev1.CSIDriverList{} },
-	Spec:    func(d *storagev1.CSIDriver) any { return &d.Spec },
-	Default: func(d *storagev1.CSIDriver) {
-		setDefault(&d.Spec.AttachRequired, true)
-		setDefault(&d.Spec.PodInfoOnMount, false)
-		setDefault(&d.Spec.StorageCapacity, false)
-		setDefault(&d.Spec.FSGroupPolicy, storagev1.ReadWriteOnceWithFSTypeFSGroupPolicy)
-		setDefault(&d.Spec.RequiresRepublish, false)
-		setDefault(&d.Spec.SELinuxMount, false)
-		if len(d.Spec.VolumeLifecycleModes) == 0 {
-			d.Spec.VolumeLifecycleModes = []storagev1.VolumeLifecycleMode{storagev1.VolumeLifecyclePersistent}
+// Bounds of the parameters of a class: how many, and how many bytes together.
+const (
+	maxParameters     = 512
+	maxParametersSize = 256 * 1024
+)
+
+func validateClass(c *storagev1.StorageClass) field.ErrorList {
+	errs := validateProvisioner(c.Provisioner, field.NewPath("provisioner"))
+	errs = append(errs, validateParameters(c.Parameters, false, field.NewPath("parameters"))...)
+	if p := *c.ReclaimPolicy; p != corev1.PersistentVolumeReclaimDelete && p != corev1.PersistentVolumeReclaimRetain {
+		errs = append(errs, field.NotSupported(field.NewPath("reclaimPolicy"), p,
+			[]corev1.PersistentVolumeReclaimPolicy{corev1.PersistentVolumeReclaimDelete, corev1.PersistentVolumeReclaimRetain}))
+	}
+	if m := *c.VolumeBindingMode; m != storagev1.VolumeBindingImmediate && m != storagev1.VolumeBindingWaitForFirstConsumer {
+		errs = append(errs, field.NotSupported(field.NewPath("volumeBindingMode"), m,
+			[]storagev1.VolumeBindingMode{storagev1.VolumeBindingImmediate, storagev1.VolumeBindingWaitForFirstConsumer}))
+	}
+	return append(errs, validateTopologies(c.AllowedTopologies, field.NewPath("allowedTopologies"))...)
+}
+
+func validateProvisioner(name string, at *field.Path) field.ErrorList {
+	if name == "" {
+		return field.ErrorList{field.Required(at, "")}
+	}
+	var errs field.ErrorList
+	for _, msg := range validation.IsQualifiedName(strings.ToLower(name)) {
+		errs = append(errs, field.Invalid(at, strings.ToLower(name), msg))
+	}
+	return errs
+}
+
+func validateParameters(parameters map[string]string, required bool, at *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if len(parameters) > maxParameters {
+		errs = append(errs, field.TooLong(at, "", maxParameters))
+	}
+	if required && len(parameters) == 0 {
+		errs = append(errs, field.Required(at, "must contain at least one key/value pair"))
+	}
+	size := 0
+	for k, v := range parameters {
+		if k == "" {
+			errs = append(errs, field.Invalid(at, k, "field can not be empty."))
 		}
+		size += len(k) + len(v)
+	}
+	if size > maxParametersSize {
+		errs = append(errs, field.TooLong(at, "", maxParametersSize))
+	}
+	return errs
+}
+
+// validateTopologies checks terms of which no two may be the same.
+func validateTopologies(terms []corev1.TopologySelectorTerm, at *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	seen := map[string]bool{}
+	for i, term := range terms {
+		expressions := at.Index(i).Child("matchLabelExpressions")
+		keys, forms := map[string]bool{}, []string{}
+		for j, e := range term.MatchLabelExpressions {
+			p := expressions.Index(j)
+			errs = append(errs, metav1validation.ValidateLabelName(e.Key, p.Child("key"))...)
+			if keys[e.Key] {
+				errs = append(errs, field.Duplicate(p.Child("key"), e.Key))
+			}
+			keys[e.Key] = true
+			if len(e.Values) == 0 {
+				errs = append(errs, field.Required(p.Child("values"), ""))
+			}
+			values := map[string]bool{}
+			for k, v := range e.Values {
+				if values[v] {
+					errs = append(errs, field.Duplicate(p.Child("values").Index(k), v))
+				}
+				values[v] = true
+			}
+			forms = append(forms, e.Key+"="+strings.Join(slices.Sorted(slices.Values(e.Values)), "|"))
+		}
+		slices.Sort(forms)
+		form := strings.Join(forms, ",")
+		if seen[form] {
+			errs = append(errs, field.Duplicate(expressions, ""))
+		}
+		seen[form] = true
+	}
+	return errs
+}
+
+var attributesClasses = &resource.Definition[*storagev1.VolumeAttributesClass]{
+	GroupVersion: version, Kind: "VolumeAttributesClass", Plural: "volumeattributesclasses", Singular: "volumeattributesclass",
+	ShortNames: []string{"vac"}, ClusterScoped: true,
+	New:     func() *storagev1.VolumeAttributesClass { return &storagev1.VolumeAttributesClass{} },
+	NewList: func() runtime.Object { return &storagev1.VolumeAttributesClassList{} },
+	Validate: func(c *storagev1.VolumeAttributesClass) field.ErrorList {
+		return append(validateProvisioner(c.DriverName, field.NewPath("driverName")), validateParameters(c.Parameters, true, field.NewPath("parameters"))...)
 	},
-}
-
-var csiNodes = &resource.Definition[*storagev1.CSINode]{
-	GroupVersion: version, Kind: "CSINode", Plural: "csinodes", Singular: "csinode", ClusterScoped: true,
-	New:     func() *storagev1.CSINode { return &storagev1.CSINode{} },
-	NewList: func() runtime.Object { return &storagev1.CSINodeList{} },
-	Columns: []metav1.TableColumnDefinition{resource.NameColumn, resource.Column("Drivers", "integer", "How many drivers the node has."), resource.AgeColumn},
-	Row:     func(n *storagev1.CSINode) []any { return []any{n.Name, int64(len(n.Spec.Drivers)), resource.Age(n)} },
-}
-
-var volumeAttachments = &resource.Definition[*storagev1.VolumeAttachment]{
-	GroupVersion: version, Kind: "VolumeAttachment", Plural: "volumeattachments", Singular: "volumeattachment", ClusterScoped: true,
-	New:     func() *storagev1.VolumeAttachment { return &storagev1.VolumeAttachment{} },
-	NewList: func() runtime.Object { return &storagev1.VolumeAttachmentList{} },
-	Status:  func(a *storagev1.VolumeAttachment) any { return &a.Status },
-	Validate: func(a *storagev1.VolumeAttachment) field.ErrorList {
+	SkipValidateOnUpdate: true,
+	ValidateUpdate: func(c, old *storagev1.VolumeAttributesClass) field.ErrorList {
 		var errs field.ErrorList
-		if a.Spec.Attacher == "" {
-			errs = append(errs, field.Required(field.NewPath("spec", "attacher"), ""))
+		if c.DriverName != old.DriverName {
+			errs = append(errs, field.Forbidden(field.NewPath("driverName"), "updates to driverName are forbidden."))
 		}
-		if a.Spec.NodeName == "" {
-			errs = append(errs, field.Required(field.NewPath("spec", "nodeName"), ""))
+		if !maps.Equal(c.Parameters, old.Parameters) {
+			errs = append(errs, field.Forbidden(field.NewPath("parameters"), "updates to parameters are forbidden."))
 		}
 		return errs
 	},
-	ValidateUpdate: func(a, old *storagev1.VolumeAttachment) field.ErrorList {
-		if !apiequality.Semantic.DeepEqual(a.Spec, old.Spec) {
-			return field.ErrorList{field.Invalid(field.NewPath("spec"), a.Spec, "field is immutable")}
-		}
-		return nil
-	},
-	Columns: []metav1.TableColumnDefinition{
-		resource.NameColumn,
-		resource.Column("Attacher", "string", "The driver."),
-		resource.Column("PV", "string", "The volume."),
-		resource.Column("Node", "string", "The node."),
-		resource.Column("Attached", "boolean", "Whether it is attached."),
-		resource.AgeColumn,
-	},
-	Row: func(a *storagev1.VolumeAttachment) []any {
-		pv := ""
-		if a.Spec.Source.PersistentVolumeName != nil {
-			pv = *a.Spec.Source.PersistentVolumeName
-		}
-		return []any{a.Name, a.Spec.Attacher, pv, a.Spec.NodeName, a.Status.Attached, resource.Age(a)}
-	},
+	Columns: []metav1.TableColumnDefinition{resource.NameColumn, resource.Column("DriverName", "string", "The driver it is for."), resource.AgeColumn},
+	Row:     func(c *storagev1.VolumeAttributesClass) []any { return []any{c.Name, c.DriverName, resource.Age(c)} },
 }
 
 func setDefault[T any](p **T, v T) {
