@@ -10,9 +10,9 @@ import (
 
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 
+	"keelson.dev/keelson/core/backup"
 	"keelson.dev/keelson/core/pki"
 	"keelson.dev/keelson/core/registry"
-	"keelson.dev/keelson/core/store"
 )
 
 // PortRange is a range of ports, both ends included.
@@ -31,7 +31,10 @@ type Config struct {
 	PKI *pki.Authority
 	// DB stores the objects; its owner closes it after Start has returned.
 	// Required.
-	DB *store.DB
+	DB Datastore
+	// BackupFiles reads what besides the objects belongs into a backup. Without it
+	// backups are of objects only.
+	BackupFiles func() ([]*backup.File, error)
 	// Log takes what the server has to say. Required.
 	Log *slog.Logger
 	// ServiceCIDRs are the ranges of cluster IPs, the primary one first. Default

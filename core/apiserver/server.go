@@ -184,8 +184,8 @@ func (s *Server) configure(gc *genericapiserver.Config, tokens *auth.Tokens) err
 	gc.Authentication.Authenticator = newAuthenticator(&s.config, tokens)
 	gc.Authorization.Authorizer = s.rbac
 	gc.RuleResolver = s.rbac
-	gc.LongRunningFunc = genericfilters.BasicLongRunningRequestCheck(
-		sets.NewString("watch", "proxy"), sets.NewString("attach", "exec", "proxy", "log", "portforward"))
+	gc.LongRunningFunc = longRunning(genericfilters.BasicLongRunningRequestCheck(
+		sets.NewString("watch", "proxy"), sets.NewString("attach", "exec", "proxy", "log", "portforward")))
 	gc.BuildHandlerChainFunc = s.chain
 	gc.FlowControl = s.flowControl()
 	gc.ShutdownWatchTerminationGracePeriod = watchDrain
@@ -241,6 +241,7 @@ func (s *Server) install(gc *genericapiserver.Config, groups []*genericapiserver
 		return err
 	}
 	serveOpenAPI(generic, gc)
+	s.installBackup(generic)
 	return nil
 }
 

@@ -22,7 +22,6 @@ import (
 	"keelson.dev/keelson/core/auth"
 	"keelson.dev/keelson/core/encryption"
 	"keelson.dev/keelson/core/registry"
-	"keelson.dev/keelson/core/store"
 )
 
 // deleteWorkers is how many objects a collection's deletion removes at a time;
@@ -31,7 +30,7 @@ const deleteWorkers = 8
 
 // storageOptions opens the store's part for each resource.
 type storageOptions struct {
-	db  *store.DB
+	db  Datastore
 	any storage.Interface            // of one resource, to ask how the store is; set before anything is served
 	all map[string]storage.Interface // by resource, "deployments.apps"; guarded by mu
 	mu  sync.RWMutex

@@ -20,6 +20,7 @@ import (
 
 	"keelson.dev/keelson/core/apiserver"
 	"keelson.dev/keelson/core/auth"
+	"keelson.dev/keelson/core/backup"
 	"keelson.dev/keelson/core/pki"
 	"keelson.dev/keelson/core/pluginhost"
 	"keelson.dev/keelson/core/store"
@@ -55,6 +56,11 @@ func RunServer(ctx context.Context, cfg Config) error {
 		return err
 	}
 	defer lock.release()
+	if aside, err := backup.Finish(cfg.DataDir); err != nil {
+		return err
+	} else if aside != "" {
+		cfg.Log.Warn("Completed a restore that had been interrupted", "before", aside)
+	}
 	authority, err := pki.Open(filepath.Join(cfg.DataDir, "pki"))
 	if err != nil {
 		return err
@@ -74,6 +80,7 @@ func RunServer(ctx context.Context, cfg Config) error {
 		ServiceCIDRs: cfg.ServiceCIDRs, NodePorts: apiserver.PortRange{Min: cfg.NodePorts.Min, Max: cfg.NodePorts.Max},
 		Domain: cfg.Domain, Plugins: operator{s}, Options: cfg.API,
 		EncryptionDir: filepath.Join(cfg.DataDir, EncryptionDir),
+		BackupFiles: func() ([]*backup.File, error) { return backup.Files(cfg.DataDir) },
 	})
 	if err == nil {
 		err = s.run(ctx, begin)
