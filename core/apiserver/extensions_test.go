@@ -90,6 +90,21 @@ func TestCustomResources(t *testing.T) {
 		k.want(strings.Replace(widget, `"size":3`, `"parts":[{"name":"b","count":2}]`, 1), "apply --server-side --field-manager=y -f -", "serverside-applied")
 		k.want("", "get wd w -o jsonpath={.spec.parts[*].name}", "a b")
 	})
+	t.Run("OpenAPI", func(t *testing.T) {
+		k := &kubectl{t, k.config}
+		k.want("", "explain widget.spec.size", "FIELD: size <integer>", "How large the widget is.")
+		k.want("", "explain widget", "A widget is a thing to play with.")
+		k.want("", "explain crd.spec.names", "CustomResourceDefinition", "shortNames")
+		k.want("", "explain apiservice.spec", "groupPriorityMinimum")
+		k.want("", "get --raw /openapi/v2", `"example.ext.v1.Widget"`, "/apis/ext.example/v1/namespaces/{namespace}/widgets/{name}/scale", "v1.CustomResourceDefinition")
+		k.want("", "get --raw /openapi/v3", `"apis/ext.example/v1"`, `"apis/apiextensions.k8s.io/v1"`, `"apis/apiregistration.k8s.io/v1"`, `"apis/apps/v1"`)
+		k.want(strings.Replace(widgets, "How large the widget is.", "How broad it is.", 1), "apply -f -", "configured")
+		eventually(t, "the documents follow a changed definition", func() bool {
+			explained, _ := k.run("", "explain", "widget.spec.size")
+			v2, _ := k.run("", "get", "--raw", "/openapi/v2")
+			return strings.Contains(explained, "How broad it is.") && strings.Contains(v2, "How broad it is.")
+		})
+	})
 	t.Run("wrong objects", func(t *testing.T) {
 		k := &kubectl{t, k.config}
 		bad := func(old, new string) string {
@@ -121,7 +136,9 @@ func TestCustomResources(t *testing.T) {
 		eventually(t, "the group is gone", func() bool {
 			all, _ := k.run("", "get", "--raw", "/apis")
 			_, err := k.run("", "get", "apiservice", "v1.ext.example")
-			return err != nil && !strings.Contains(all, "ext.example")
+			v2, _ := k.run("", "get", "--raw", "/openapi/v2")
+			v3, _ := k.run("", "get", "--raw", "/openapi/v3")
+			return err != nil && !strings.Contains(all+v2+v3, "ext.example")
 		})
 	})
 }

@@ -240,7 +240,7 @@ func (s *Server) install(gc *genericapiserver.Config, groups []*genericapiserver
 	if s.registrar, err = s.newRegistrar(); err != nil {
 		return err
 	}
-	serveOpenAPI(generic, gc)
+	serveOpenAPI(s)
 	s.installBackup(generic)
 	return nil
 }
