@@ -102,6 +102,9 @@ func (s *Server) watchAvailability(ctx context.Context) error {
 	if err := apis.Informer().RemoveEventHandler(handler); err != nil {
 		return fmt.Errorf("watch APIServices: %w", err)
 	}
+	if err := s.ensureAuthentication(ctx); err != nil { // somebody may have deleted it, and the server needs it
+		s.config.Log.Warn("Aggregated API servers may not trust this one", "err", err)
+	}
 	client, err := apiregistration.NewForConfig(s.loopback)
 	if err != nil {
 		return fmt.Errorf("client of APIServices: %w", err)

@@ -22,6 +22,7 @@ var anonymousPaths = []string{"/healthz", "/livez", "/readyz", "/version"}
 // newAuthenticator puts the ways to show an identity in order.
 func newAuthenticator(c *Config, tokens *auth.Tokens) authenticator.Request {
 	known := group.NewAuthenticatedGroupAdder(union.New(
+		newProxied(c.PKI), // first: the proxy's certificate is not the user's
 		auth.NewClientCertificates(c.PKI.CACertPool()),
 		bearertoken.New(tokens),
 		websocket.NewProtocolAuthenticator(tokens),

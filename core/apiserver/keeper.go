@@ -93,6 +93,9 @@ func (k *keeper) run(ctx context.Context) error {
 		if err == nil {
 			err = k.server.ensureFlowControl(ctx)
 		}
+		if err == nil {
+			err = k.server.ensureAuthentication(ctx)
+		}
 		if err == nil || ctx.Err() != nil {
 			continue
 		}

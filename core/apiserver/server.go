@@ -111,7 +111,12 @@ func (s *Server) assemble(lifetime context.Context) error {
 	if err != nil {
 		return fmt.Errorf("client CA: %w", err)
 	}
-	gc.SecureServing.ClientCA = ca
+	headers, err := frontProxyConfig(s.config.PKI)
+	if err != nil {
+		return err
+	}
+	gc.Authentication.RequestHeaderConfig = headers // they go no further than authentication
+	gc.SecureServing.ClientCA = dynamiccertificates.NewUnionCAContentProvider(ca, headers.CAContentProvider)
 	if err := s.config.Options.Serving.apply(gc.SecureServing); err != nil {
 		return err
 	}
@@ -304,7 +309,9 @@ func (s *Server) bootstrap(ctx context.Context, waitRBAC func(context.Context) e
 		if last = g.Wait(); last != nil {
 			return false, nil
 		}
-		last = s.ensureService(ctx)
+		g.Go(func() error { return s.ensureService(ctx) })
+		g.Go(func() error { return s.ensureAuthentication(ctx) })
+		last = g.Wait()
 		return last == nil, nil
 	})
 	if err != nil {
