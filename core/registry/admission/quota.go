@@ -1,0 +1,5 @@
+package admission
+
+import "k8s.io/apiserver/pkg/admission"
+
+func registerQuota(*admission.Plugins) {}

@@ -1,0 +1,88 @@
+package admission
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apiserver/pkg/admission"
+	genericinitializer "k8s.io/apiserver/pkg/admission/initializer"
+	"k8s.io/client-go/informers"
+	corelisters "k8s.io/client-go/listers/core/v1"
+)
+
+// noded is the part of a plugin that looks at nodes.
+type noded struct {
+	asker
+	nodes corelisters.NodeLister
+}
+
+var _ genericinitializer.WantsExternalKubeInformerFactory = (*noded)(nil)
+
+// SetExternalKubeInformerFactory takes the informers.
+func (n *noded) SetExternalKubeInformerFactory(f informers.SharedInformerFactory) {
+	n.nodes = f.Core().V1().Nodes().Lister()
+	n.SetReadyFunc(f.Core().V1().Nodes().Informer().HasSynced)
+}
+
+// node is that of the name, from the cache or else from the API; nil if there is none.
+func (n *noded) node(ctx context.Context, a admission.Attributes, name string) (*corev1.Node, error) {
+	if !n.WaitForReady() {
+		return nil, admission.NewForbidden(a, fmt.Errorf("not yet ready to handle request"))
+	}
+	if node, err := n.nodes.Get(name); err == nil {
+		return node, nil
+	}
+	node, err := n.client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	return node, err
+}
+
+// topologyLabels tells a pod, by labels, in which zone and region its node is.
+type topologyLabels struct{ noded }
+
+var _ admission.MutationInterface = (*topologyLabels)(nil)
+
+func newTopologyLabels(io.Reader) (admission.Interface, error) {
+	return &topologyLabels{noded{asker: newAsker(PodTopologyLabelsName, admission.Create)}}, nil
+}
+
+// Admit implements admission.MutationInterface.
+func (t *topologyLabels) Admit(ctx context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
+	if a.GetResource().GroupResource() != corev1.Resource("pods") {
+		return nil
+	}
+	switch o := a.GetObject().(type) {
+	case *corev1.Binding:
+		if a.GetSubresource() != "binding" || o.Target.Kind != "" && o.Target.Kind != "Node" {
+			return nil
+		}
+		return t.label(ctx, a, o.Target.Name, &o.ObjectMeta)
+	case *corev1.Pod:
+		if a.GetSubresource() == "" && o.Spec.NodeName != "" {
+			return t.label(ctx, a, o.Spec.NodeName, &o.ObjectMeta)
+		}
+	}
+	return nil
+}
+
+func (t *topologyLabels) label(ctx context.Context, a admission.Attributes, name string, o *metav1.ObjectMeta) error {
+	node, err := t.node(ctx, a, name)
+	if err != nil || node == nil {
+		return err
+	}
+	for _, key := range []string{corev1.LabelTopologyZone, corev1.LabelTopologyRegion} {
+		if v, ok := node.Labels[key]; ok {
+			if o.Labels == nil {
+				o.Labels = map[string]string{}
+			}
+			o.Labels[key] = v
+		}
+	}
+	return nil
+}
