@@ -1,10 +1,12 @@
 package podspec
 
 import (
+	"regexp"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/utils/ptr"
+	"k8s.io/apimachinery/pkg/api/resource"
+	resourcehelper "k8s.io/component-helpers/resource"
 )
 
 // SetDefaults fills in the defaults of a pod spec, in a pod or in a template.
@@ -34,14 +36,6 @@ func SetDefaults(spec *corev1.PodSpec) {
 		defaultContainer(&c, spec.HostNetwork)
 		spec.EphemeralContainers[i].EphemeralContainerCommon = corev1.EphemeralContainerCommon(c)
 	}
-	for i := range spec.TopologySpreadConstraints {
-		c := &spec.TopologySpreadConstraints[i]
-		setPointer(&c.NodeAffinityPolicy, corev1.NodeInclusionPolicyHonor)
-		setPointer(&c.NodeTaintsPolicy, corev1.NodeInclusionPolicyIgnore)
-	}
-	if spec.Resources != nil {
-		defaultRequests(spec.Resources)
-	}
 	defaultOverhead(spec.Overhead)
 }
 
@@ -61,12 +55,12 @@ func SetPodDefaults(pod *corev1.Pod) {
 		defaultHostPorts(spec.Containers)
 		defaultHostPorts(spec.InitContainers)
 	}
-	// hostIP and podIP are the first of their lists; older writers set one only.
-	if pod.Status.PodIP != "" && len(pod.Status.PodIPs) == 0 {
-		pod.Status.PodIPs = []corev1.PodIP{{IP: pod.Status.PodIP}}
+	if spec.Resources != nil {
+		defaultPodRequests(pod)
 	}
-	if pod.Status.HostIP != "" && len(pod.Status.HostIPs) == 0 {
-		pod.Status.HostIPs = []corev1.HostIP{{IP: pod.Status.HostIP}}
+	// podIP is the first of its list; older writers set one only, and it counts.
+	if ip := pod.Status.PodIP; ip != "" && (len(pod.Status.PodIPs) == 0 || pod.Status.PodIPs[0].IP != ip) {
+		pod.Status.PodIPs = []corev1.PodIP{{IP: ip}}
 	}
 }
 
@@ -102,35 +96,27 @@ func defaultContainer(c *corev1.Container, hostNetwork bool) {
 			}
 		}
 	}
-	if c.SecurityContext != nil && c.SecurityContext.ProcMount == nil {
-		c.SecurityContext.ProcMount = ptr.To(corev1.DefaultProcMount)
-	}
 	roundQuantities(c.Resources.Limits)
 	roundQuantities(c.Resources.Requests)
 }
 
-// pullPolicy is Always for an image that may change under its name.
+// reference is the form of an image's name: registry, path, tag, digest. Its
+// first group is all of the name, the second the tag, the third the digest.
+var reference = regexp.MustCompile(`^((?:(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9.-]*[a-zA-Z0-9]|\[[a-fA-F0-9:]+\])(?::[0-9]+)?/)?` +
+	`[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*)*)` +
+	`(?::([a-zA-Z0-9_][a-zA-Z0-9_.-]{0,127}))?(?:@([A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]{32,}))?$`)
+
+// pullPolicy is Always for an image that may change under its name. A name
+// that is none gets the other one, as with upstream.
 func pullPolicy(image string) corev1.PullPolicy {
-	name, _, byDigest := strings.Cut(image, "@")
-	if byDigest {
-		if tag := imageTag(name); tag == "latest" {
-			return corev1.PullAlways
-		}
+	part := reference.FindStringSubmatch(image)
+	if part == nil {
 		return corev1.PullIfNotPresent
 	}
-	if tag := imageTag(name); tag == "" || tag == "latest" {
+	if tag, digest := part[2], part[3]; tag == "latest" || tag == "" && digest == "" {
 		return corev1.PullAlways
 	}
 	return corev1.PullIfNotPresent
-}
-
-// imageTag is what follows the last colon, unless that belongs to the registry's port.
-func imageTag(name string) string {
-	colon := strings.LastIndexByte(name, ':')
-	if colon < 0 || strings.ContainsRune(name[colon:], '/') {
-		return ""
-	}
-	return name[colon+1:]
 }
 
 func defaultProbe(p *corev1.Probe) {
@@ -164,6 +150,34 @@ func defaultRequests(r *corev1.ResourceRequirements) {
 			r.Requests[name] = limit.DeepCopy()
 		}
 	}
+}
+
+// defaultPodRequests takes what the containers request together for the pod's
+// requests that are not given, else the pod's limits.
+func defaultPodRequests(pod *corev1.Pod) {
+	r := pod.Spec.Resources
+	set := func(name corev1.ResourceName, q resource.Quantity) {
+		if _, given := r.Requests[name]; given || !podLevel(name) {
+			return
+		}
+		if r.Requests == nil {
+			r.Requests = corev1.ResourceList{}
+		}
+		r.Requests[name] = q.DeepCopy()
+	}
+	for name, q := range resourcehelper.AggregateContainerRequests(pod, resourcehelper.PodResourcesOptions{}) {
+		if !strings.HasPrefix(string(name), corev1.ResourceHugePagesPrefix) {
+			set(name, q)
+		}
+	}
+	for name, limit := range r.Limits {
+		set(name, limit)
+	}
+}
+
+// podLevel says whether a resource may be given for a pod as a whole.
+func podLevel(name corev1.ResourceName) bool {
+	return name == corev1.ResourceCPU || name == corev1.ResourceMemory || strings.HasPrefix(string(name), corev1.ResourceHugePagesPrefix)
 }
 
 func defaultOverhead(overhead corev1.ResourceList) { roundQuantities(overhead) }
@@ -209,8 +223,8 @@ func defaultVolume(v *corev1.Volume) {
 		setPointer(&v.Ephemeral.VolumeClaimTemplate.Spec.VolumeMode, corev1.PersistentVolumeFilesystem)
 	case v.Image != nil && v.Image.PullPolicy == "":
 		v.Image.PullPolicy = pullPolicy(v.Image.Reference)
-	case v.ISCSI != nil:
-		setDefault(&v.ISCSI.ISCSIInterface, "default")
+	default:
+		defaultRemote(&v.VolumeSource)
 	}
 }
 

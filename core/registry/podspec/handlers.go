@@ -1,6 +1,8 @@
 package podspec
 
 import (
+	"fmt"
+
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -11,7 +13,7 @@ func validateProbe(p *corev1.Probe, at *field.Path) field.ErrorList {
 	if p == nil {
 		return nil
 	}
-	errs := validateHandler(handler{p.Exec, p.HTTPGet, p.TCPSocket, p.GRPC, nil}, at)
+	errs := validateHandler(handler{p.Exec, p.HTTPGet, p.TCPSocket, p.GRPC, nil}, 0, at)
 	for child, v := range map[string]int32{"initialDelaySeconds": p.InitialDelaySeconds, "timeoutSeconds": p.TimeoutSeconds,
 		"periodSeconds": p.PeriodSeconds, "successThreshold": p.SuccessThreshold, "failureThreshold": p.FailureThreshold} {
 		if v < 0 {
@@ -24,14 +26,18 @@ func validateProbe(p *corev1.Probe, at *field.Path) field.ErrorList {
 	return errs
 }
 
-func validateLifecycle(l *corev1.Lifecycle, at *field.Path) field.ErrorList {
+func validateLifecycle(l *corev1.Lifecycle, spec *corev1.PodSpec, at *field.Path) field.ErrorList {
 	if l == nil {
 		return nil
 	}
 	var errs field.ErrorList
+	var grace int64
+	if spec.TerminationGracePeriodSeconds != nil {
+		grace = *spec.TerminationGracePeriodSeconds
+	}
 	for child, h := range map[string]*corev1.LifecycleHandler{"postStart": l.PostStart, "preStop": l.PreStop} {
 		if h != nil {
-			errs = append(errs, validateHandler(handler{h.Exec, h.HTTPGet, h.TCPSocket, nil, h.Sleep}, at.Child(child))...)
+			errs = append(errs, validateHandler(handler{h.Exec, h.HTTPGet, h.TCPSocket, nil, h.Sleep}, grace, at.Child(child))...)
 		}
 	}
 	return errs
@@ -45,7 +51,7 @@ type handler struct {
 	sleep *corev1.SleepAction
 }
 
-func validateHandler(h handler, at *field.Path) field.ErrorList {
+func validateHandler(h handler, grace int64, at *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	given := 0
 	count := func(child string) {
@@ -67,8 +73,8 @@ func validateHandler(h handler, at *field.Path) field.ErrorList {
 		}
 		errs = append(errs, validatePort(h.http.Port, at.Child("httpGet", "port"))...)
 		errs = append(errs, required(h.http.Scheme, schemes, at.Child("httpGet", "scheme"))...)
-		for i, header := range h.http.HTTPHeaders {
-			errs = append(errs, invalid(header.Name, at.Child("httpGet", "httpHeaders").Index(i).Child("name"), validation.IsHTTPHeaderName(header.Name))...)
+		for _, header := range h.http.HTTPHeaders {
+			errs = append(errs, invalid(header.Name, at.Child("httpGet", "httpHeaders"), validation.IsHTTPHeaderName(header.Name))...)
 		}
 	}
 	if h.tcp != nil {
@@ -81,8 +87,9 @@ func validateHandler(h handler, at *field.Path) field.ErrorList {
 	}
 	if h.sleep != nil {
 		count("sleep")
-		if h.sleep.Seconds < 0 {
-			errs = append(errs, field.Invalid(at.Child("sleep", "seconds"), h.sleep.Seconds, "must be greater than or equal to 0"))
+		if h.sleep.Seconds < 0 || h.sleep.Seconds > grace {
+			errs = append(errs, field.Invalid(at.Child("sleep"), h.sleep.Seconds,
+				fmt.Sprintf("must be non-negative and less than terminationGracePeriodSeconds (%d)", grace)))
 		}
 	}
 	if given == 0 {

@@ -78,7 +78,7 @@ func TestValidate(t *testing.T) {
 		{"probe without handler", func(s *corev1.PodSpec) { s.Containers[0].LivenessProbe = &corev1.Probe{SuccessThreshold: 1} }, "must specify a handler type"},
 		{"two volume sources", func(s *corev1.PodSpec) {
 			s.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}, HostPath: &corev1.HostPathVolumeSource{Path: "/"}}}}
-		}, "spec.volumes[0]: Forbidden: may not specify more than 1 volume type"},
+		}, "spec.volumes[0].hostPath: Forbidden: may not specify more than 1 volume type"},
 		{"env without a name", func(s *corev1.PodSpec) { s.Containers[0].Env = []corev1.EnvVar{{Value: "x"}} }, "spec.containers[0].env[0].name: Required value"},
 		{"backsteps", func(s *corev1.PodSpec) {
 			s.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/a/../b"}}}}

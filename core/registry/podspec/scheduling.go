@@ -2,10 +2,11 @@ package podspec
 
 import (
 	"fmt"
-	"strings"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -20,7 +21,13 @@ func ValidateQuantity(q resource.Quantity, at *field.Path) field.ErrorList {
 	return nil
 }
 
-var effects = sets.New(corev1.TaintEffectNoSchedule, corev1.TaintEffectPreferNoSchedule, corev1.TaintEffectNoExecute)
+var (
+	effects = []corev1.TaintEffect{corev1.TaintEffectNoSchedule, corev1.TaintEffectPreferNoSchedule, corev1.TaintEffectNoExecute}
+	// The last two are known; they are off by default.
+	tolerationOperators = []corev1.TolerationOperator{corev1.TolerationOpEqual, corev1.TolerationOpExists, corev1.TolerationOpLt, corev1.TolerationOpGt}
+	inclusionPolicies   = sets.New(corev1.NodeInclusionPolicyHonor, corev1.NodeInclusionPolicyIgnore)
+	unsatisfied         = sets.New(corev1.DoNotSchedule, corev1.ScheduleAnyway)
+)
 
 // ValidateTolerations checks tolerations.
 func ValidateTolerations(tolerations []corev1.Toleration, at *field.Path) field.ErrorList {
@@ -41,14 +48,14 @@ func ValidateTolerations(tolerations []corev1.Toleration, at *field.Path) field.
 			errs = append(errs, invalid(t.Value, p.Child("operator"), validation.IsValidLabelValue(t.Value))...)
 		case corev1.TolerationOpExists:
 			if t.Value != "" {
-				errs = append(errs, field.Invalid(p.Child("operator"), t, "value must be empty when `operator` is 'Exists'"))
+				errs = append(errs, field.Invalid(p.Child("operator"), t.Value, "value must be empty when `operator` is 'Exists'"))
 			}
-		case "Lt", "Gt":
-			errs = append(errs, invalid(t.Value, p.Child("operator"), validation.IsValidLabelValue(t.Value))...)
 		default:
-			errs = append(errs, field.NotSupported(p.Child("operator"), t.Operator, []corev1.TolerationOperator{corev1.TolerationOpEqual, corev1.TolerationOpExists}))
+			errs = append(errs, field.NotSupported(p.Child("operator"), t.Operator, tolerationOperators))
 		}
-		errs = append(errs, optional(t.Effect, effects, p.Child("effect"))...)
+		if t.Effect != "" && !slices.Contains(effects, t.Effect) {
+			errs = append(errs, field.NotSupported(p.Child("effect"), t.Effect, effects))
+		}
 	}
 	return errs
 }
@@ -114,13 +121,26 @@ func validateNodeTerm(t *corev1.NodeSelectorTerm, at *field.Path) field.ErrorLis
 		}
 	}
 	for i, r := range t.MatchFields {
-		p := at.Child("matchFields").Index(i)
-		if r.Key != "metadata.name" {
-			errs = append(errs, field.Invalid(p.Child("key"), r.Key, "not a valid field selector key"))
-		}
+		errs = append(errs, validateMatchField(r, at.Child("matchFields").Index(i))...)
+	}
+	return errs
+}
+
+func validateMatchField(r corev1.NodeSelectorRequirement, p *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	switch r.Operator {
+	case corev1.NodeSelectorOpIn, corev1.NodeSelectorOpNotIn:
 		if len(r.Values) != 1 {
 			errs = append(errs, field.Required(p.Child("values"), "must be only one value when `operator` is 'In' or 'NotIn' for node field selector"))
 		}
+	default:
+		errs = append(errs, field.Invalid(p.Child("operator"), r.Operator, "not a valid selector operator"))
+	}
+	if r.Key != "metadata.name" {
+		return append(errs, field.Invalid(p.Child("key"), r.Key, "not a valid field selector key"))
+	}
+	for i, value := range r.Values {
+		errs = append(errs, invalid(value, p.Child("values").Index(i), validation.IsDNS1123Subdomain(value))...)
 	}
 	return errs
 }
@@ -142,13 +162,102 @@ func validatePodTerm(t *corev1.PodAffinityTerm, at *field.Path) field.ErrorList 
 	options := metav1validation.LabelSelectorValidationOptions{}
 	errs := metav1validation.ValidateLabelSelector(t.LabelSelector, options, at.Child("labelSelector"))
 	errs = append(errs, metav1validation.ValidateLabelSelector(t.NamespaceSelector, options, at.Child("namespaceSelector"))...)
-	for i, ns := range t.Namespaces {
-		errs = append(errs, invalid(ns, at.Child("namespaces").Index(i), validation.IsDNS1123Label(ns))...)
+	for _, ns := range t.Namespaces {
+		errs = append(errs, invalid(ns, at.Child("namespace"), validation.IsDNS1123Label(ns))...)
 	}
+	errs = append(errs, validateTermKeys(t, at)...)
 	if t.TopologyKey == "" {
-		return append(errs, field.Required(at.Child("topologyKey"), "can not be empty"))
+		errs = append(errs, field.Required(at.Child("topologyKey"), "can not be empty"))
 	}
 	return append(errs, metav1validation.ValidateLabelName(t.TopologyKey, at.Child("topologyKey"))...)
+}
+
+// validateTermKeys checks matchLabelKeys and mismatchLabelKeys. They have been
+// merged into the selector, as upstream has it when a pod is made.
+func validateTermKeys(t *corev1.PodAffinityTerm, at *field.Path) field.ErrorList {
+	errs := validateLabelKeys(t.MatchLabelKeys, t.LabelSelector, at, "matchLabelKeys")
+	errs = append(errs, validateLabelKeys(t.MismatchLabelKeys, t.LabelSelector, at, "mismatchLabelKeys")...)
+	for i, key := range t.MatchLabelKeys {
+		if slices.Contains(t.MismatchLabelKeys, key) {
+			errs = append(errs, field.Invalid(at.Child("matchLabelKeys").Index(i), key, "exists in both matchLabelKeys and mismatchLabelKeys"))
+		}
+	}
+	return errs
+}
+
+// validateLabelKeys checks keys whose values are taken from the pod. Each may
+// be in the selector once: as what it was merged into.
+func validateLabelKeys(keys []string, selector *metav1.LabelSelector, at *field.Path, child string) field.ErrorList {
+	if len(keys) == 0 {
+		return nil
+	}
+	if selector == nil {
+		return field.ErrorList{field.Forbidden(at.Child(child), "must not be specified when labelSelector is not set")}
+	}
+	var errs field.ErrorList
+	for i, key := range keys {
+		errs = append(errs, metav1validation.ValidateLabelName(key, at.Child(child).Index(i))...)
+		times := 0
+		if _, ok := selector.MatchLabels[key]; ok {
+			times += 2
+		}
+		for _, r := range selector.MatchExpressions {
+			if r.Key == key {
+				times++
+			}
+		}
+		if times > 1 {
+			errs = append(errs, field.Invalid(at.Index(i), key, "exists in both matchLabelKeys and labelSelector"))
+		}
+	}
+	return errs
+}
+
+// MergeLabelKeys puts the pod's own values of matchLabelKeys and
+// mismatchLabelKeys into the selectors they belong to, as is done when a pod
+// is made.
+func MergeLabelKeys(pod *corev1.Pod) {
+	merge := func(selector *metav1.LabelSelector, keys []string, operator metav1.LabelSelectorOperator) {
+		if selector == nil {
+			return
+		}
+		for _, key := range keys {
+			if value, ok := pod.Labels[key]; ok {
+				selector.MatchExpressions = append(selector.MatchExpressions, metav1.LabelSelectorRequirement{Key: key, Operator: operator, Values: []string{value}})
+			}
+		}
+	}
+	for i := range pod.Spec.TopologySpreadConstraints {
+		c := &pod.Spec.TopologySpreadConstraints[i]
+		merge(c.LabelSelector, c.MatchLabelKeys, metav1.LabelSelectorOpIn)
+	}
+	term := func(t *corev1.PodAffinityTerm) {
+		merge(t.LabelSelector, t.MatchLabelKeys, metav1.LabelSelectorOpIn)
+		merge(t.LabelSelector, t.MismatchLabelKeys, metav1.LabelSelectorOpNotIn)
+	}
+	eachTerm(pod.Spec.Affinity, func(t *corev1.PodAffinityTerm, _ *field.Path) { term(t) })
+}
+
+// eachTerm calls f with all terms of pod affinity and where they are below affinity.
+func eachTerm(a *corev1.Affinity, f func(*corev1.PodAffinityTerm, *field.Path)) {
+	if a == nil {
+		return
+	}
+	list := func(required []corev1.PodAffinityTerm, preferred []corev1.WeightedPodAffinityTerm, child string) {
+		at := field.NewPath("affinity", child)
+		for i := range required {
+			f(&required[i], at.Child("requiredDuringSchedulingIgnoredDuringExecution").Index(i))
+		}
+		for i := range preferred {
+			f(&preferred[i].PodAffinityTerm, at.Child("preferredDuringSchedulingIgnoredDuringExecution").Index(i).Child("podAffinityTerm"))
+		}
+	}
+	if p := a.PodAffinity; p != nil {
+		list(p.RequiredDuringSchedulingIgnoredDuringExecution, p.PreferredDuringSchedulingIgnoredDuringExecution, "podAffinity")
+	}
+	if p := a.PodAntiAffinity; p != nil {
+		list(p.RequiredDuringSchedulingIgnoredDuringExecution, p.PreferredDuringSchedulingIgnoredDuringExecution, "podAntiAffinity")
+	}
 }
 
 func validateWeight(w int32, at *field.Path) field.ErrorList {
@@ -160,7 +269,6 @@ func validateWeight(w int32, at *field.Path) field.ErrorList {
 
 func validateSpread(constraints []corev1.TopologySpreadConstraint, at *field.Path) field.ErrorList {
 	var errs field.ErrorList
-	seen := sets.New[string]()
 	for i, c := range constraints {
 		p := at.Index(i)
 		if c.MaxSkew <= 0 {
@@ -169,15 +277,21 @@ func validateSpread(constraints []corev1.TopologySpreadConstraint, at *field.Pat
 		if c.TopologyKey == "" {
 			errs = append(errs, field.Required(p.Child("topologyKey"), "can not be empty"))
 		}
-		known := sets.New(corev1.DoNotSchedule, corev1.ScheduleAnyway)
-		if !known.Has(c.WhenUnsatisfiable) {
-			errs = append(errs, field.NotSupported(p.Child("whenUnsatisfiable"), c.WhenUnsatisfiable, sets.List(known)))
+		if !unsatisfied.Has(c.WhenUnsatisfiable) {
+			errs = append(errs, field.NotSupported(p.Child("whenUnsatisfiable"), c.WhenUnsatisfiable, sets.List(unsatisfied)))
 		}
 		key := fmt.Sprintf("{%v, %v}", c.TopologyKey, c.WhenUnsatisfiable)
-		if seen.Has(key) {
-			errs = append(errs, field.Duplicate(p.Child("{topologyKey, whenUnsatisfiable}"), strings.TrimSpace(key)))
+		if slices.ContainsFunc(constraints[i+1:], func(o corev1.TopologySpreadConstraint) bool {
+			return o.TopologyKey == c.TopologyKey && o.WhenUnsatisfiable == c.WhenUnsatisfiable
+		}) {
+			errs = append(errs, field.Duplicate(p.Child("{topologyKey, whenUnsatisfiable}"), key))
 		}
-		seen.Insert(key)
+		for child, policy := range map[string]*corev1.NodeInclusionPolicy{"nodeAffinityPolicy": c.NodeAffinityPolicy, "nodeTaintsPolicy": c.NodeTaintsPolicy} {
+			if policy != nil {
+				errs = append(errs, optional(*policy, inclusionPolicies, p.Child(child))...)
+			}
+		}
+		errs = append(errs, validateLabelKeys(c.MatchLabelKeys, c.LabelSelector, p, "matchLabelKeys")...)
 		if c.MinDomains != nil && *c.MinDomains <= 0 {
 			errs = append(errs, field.Invalid(p.Child("minDomains"), *c.MinDomains, "must be greater than zero"))
 		}

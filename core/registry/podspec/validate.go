@@ -2,6 +2,7 @@ package podspec
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -16,8 +17,8 @@ import (
 const maxActiveDeadline = 1<<31 - 1
 
 var (
-	restartPolicies = sets.New(corev1.RestartPolicyAlways, corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever)
-	dnsPolicies     = sets.New(corev1.DNSClusterFirstWithHostNet, corev1.DNSClusterFirst, corev1.DNSDefault, corev1.DNSNone)
+	restartPolicies = []corev1.RestartPolicy{corev1.RestartPolicyAlways, corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever}
+	dnsPolicies     = []corev1.DNSPolicy{corev1.DNSClusterFirstWithHostNet, corev1.DNSClusterFirst, corev1.DNSDefault, corev1.DNSNone}
 )
 
 // ValidateTemplate checks a pod template.
@@ -34,14 +35,19 @@ func ValidateTemplate(t *corev1.PodTemplateSpec, path *field.Path) field.ErrorLi
 // Validate checks a pod spec.
 func Validate(spec *corev1.PodSpec, path *field.Path) field.ErrorList {
 	volumes, errs := validateVolumes(spec.Volumes, path.Child("volumes"))
-	errs = append(errs, validateContainers(spec, volumes, path)...)
-	errs = append(errs, required(spec.RestartPolicy, restartPolicies, path.Child("restartPolicy"))...)
-	errs = append(errs, required(spec.DNSPolicy, dnsPolicies, path.Child("dnsPolicy"))...)
+	claims, more := validatePodClaims(spec.ResourceClaims, path.Child("resourceClaims"))
+	errs = append(errs, more...)
+	errs = append(errs, validateContainers(podParts{spec: spec, volumes: volumes, claims: claims}, path)...)
+	errs = append(errs, oneOf(spec.RestartPolicy, restartPolicies, path.Child("restartPolicy"))...)
+	errs = append(errs, oneOf(spec.DNSPolicy, dnsPolicies, path.Child("dnsPolicy"))...)
 	errs = append(errs, validateDNSConfig(spec, path.Child("dnsConfig"))...)
 	errs = append(errs, metav1validation.ValidateLabels(spec.NodeSelector, path.Child("nodeSelector"))...)
-	errs = append(errs, validatePodSecurity(spec, path.Child("securityContext"))...)
+	errs = append(errs, validatePodSecurity(spec, path, path.Child("securityContext"))...)
 	errs = append(errs, validateNames(spec, path)...)
 	errs = append(errs, validateNumbers(spec, path)...)
+	errs = append(errs, validateHostUse(spec, path)...)
+	errs = append(errs, validateOS(spec, path)...)
+	errs = append(errs, validateHostProcess(spec, path)...)
 	errs = append(errs, validateAffinity(spec.Affinity, path.Child("affinity"))...)
 	errs = append(errs, ValidateTolerations(spec.Tolerations, path.Child("tolerations"))...)
 	errs = append(errs, validateSpread(spec.TopologySpreadConstraints, path.Child("topologySpreadConstraints"))...)
@@ -63,10 +69,8 @@ func Validate(spec *corev1.PodSpec, path *field.Path) field.ErrorList {
 	for i, gate := range spec.ReadinessGates {
 		errs = append(errs, ValidateQualifiedName(string(gate.ConditionType), path.Child("readinessGates").Index(i).Child("conditionType"))...)
 	}
-	if spec.Resources != nil {
-		errs = append(errs, ValidateResources(spec.Resources, path.Child("resources"))...)
-	}
-	return append(errs, validateList(spec.Overhead, path.Child("overhead"))...)
+	errs = append(errs, validatePodResources(spec, claims, path.Child("resources"))...)
+	return append(errs, validateOverhead(spec.Overhead, path.Child("overhead"))...)
 }
 
 func validateNames(spec *corev1.PodSpec, path *field.Path) field.ErrorList {
@@ -78,7 +82,6 @@ func validateNames(spec *corev1.PodSpec, path *field.Path) field.ErrorList {
 	}
 	subdomain(spec.ServiceAccountName, "serviceAccountName")
 	subdomain(spec.NodeName, "nodeName")
-	subdomain(spec.SchedulerName, "schedulerName")
 	subdomain(spec.PriorityClassName, "priorityClassName")
 	if spec.RuntimeClassName != nil {
 		errs = append(errs, invalid(*spec.RuntimeClassName, path.Child("runtimeClassName"), validation.IsDNS1123Subdomain(*spec.RuntimeClassName))...)
@@ -88,6 +91,36 @@ func validateNames(spec *corev1.PodSpec, path *field.Path) field.ErrorList {
 	}
 	if spec.Subdomain != "" {
 		errs = append(errs, invalid(spec.Subdomain, path.Child("subdomain"), validation.IsDNS1123Label(spec.Subdomain))...)
+	}
+	return errs
+}
+
+// validateHostUse checks what excludes each other of the host's namespaces and the hostname.
+func validateHostUse(spec *corev1.PodSpec, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if spec.HostUsers != nil && !*spec.HostUsers {
+		const message = "when `hostUsers` is false"
+		for child, given := range map[string]bool{"hostNetwork": spec.HostNetwork, "HostPID": spec.HostPID, "HostIPC": spec.HostIPC} {
+			if given {
+				errs = append(errs, field.Forbidden(path.Child(child), message))
+			}
+		}
+	}
+	name := spec.HostnameOverride
+	if name == nil {
+		return errs
+	}
+	const maxHostname = 64 // of the kernel
+	at := path.Child("hostnameOverride")
+	errs = append(errs, invalid(*name, at, validation.IsDNS1123Subdomain(*name))...)
+	if len(*name) > maxHostname {
+		errs = append(errs, field.TooLong(at, *name, maxHostname))
+	}
+	if spec.SetHostnameAsFQDN != nil && *spec.SetHostnameAsFQDN {
+		errs = append(errs, field.Forbidden(at, "may not be specified when setHostnameAsFQDN is true"))
+	}
+	if spec.HostNetwork {
+		errs = append(errs, field.Forbidden(at, "may not be specified when hostNetwork is true"))
 	}
 	return errs
 }
@@ -148,41 +181,6 @@ func validateDNSConfig(spec *corev1.PodSpec, path *field.Path) field.ErrorList {
 	return errs
 }
 
-func validatePodSecurity(spec *corev1.PodSpec, path *field.Path) field.ErrorList {
-	s := spec.SecurityContext
-	if s == nil {
-		return nil
-	}
-	var errs field.ErrorList
-	if spec.HostPID && spec.ShareProcessNamespace != nil && *spec.ShareProcessNamespace {
-		errs = append(errs, field.Invalid(path.Child("shareProcessNamespace"), true, "ShareProcessNamespace and HostPID cannot both be enabled"))
-	}
-	errs = append(errs, validateID(s.RunAsUser, path.Child("runAsUser"))...)
-	errs = append(errs, validateID(s.RunAsGroup, path.Child("runAsGroup"))...)
-	errs = append(errs, validateID(s.FSGroup, path.Child("fsGroup"))...)
-	for i := range s.SupplementalGroups {
-		errs = append(errs, validateID(&s.SupplementalGroups[i], path.Child("supplementalGroups").Index(i))...)
-	}
-	names := sets.New[string]()
-	for i, sysctl := range s.Sysctls {
-		p := path.Child("sysctls").Index(i).Child("name")
-		switch {
-		case sysctl.Name == "":
-			errs = append(errs, field.Required(p, ""))
-		case !validSysctl(sysctl.Name):
-			errs = append(errs, field.Invalid(p, sysctl.Name, "must have at most 253 characters and match regex "+sysctlPattern))
-		case names.Has(sysctl.Name):
-			errs = append(errs, field.Duplicate(p, sysctl.Name))
-		}
-		names.Insert(sysctl.Name)
-	}
-	if policy := s.FSGroupChangePolicy; policy != nil && *policy != corev1.FSGroupChangeAlways && *policy != corev1.FSGroupChangeOnRootMismatch {
-		errs = append(errs, field.NotSupported(path.Child("fsGroupChangePolicy"), *policy,
-			[]corev1.PodFSGroupChangePolicy{corev1.FSGroupChangeOnRootMismatch, corev1.FSGroupChangeAlways}))
-	}
-	return append(errs, validateSeccomp(s.SeccompProfile, path.Child("seccompProfile"))...)
-}
-
 // ValidateQualifiedName checks a name with an optional DNS prefix.
 func ValidateQualifiedName(value string, path *field.Path) field.ErrorList {
 	return invalid(value, path, validation.IsQualifiedName(value))
@@ -205,16 +203,20 @@ func required[T ~string](value T, known sets.Set[T], path *field.Path) field.Err
 	return optional(value, known, path)
 }
 
+// oneOf is required for values that are listed in an order of their own.
+func oneOf[T ~string](value T, known []T, path *field.Path) field.ErrorList {
+	switch {
+	case value == "":
+		return field.ErrorList{field.Required(path, "")}
+	case slices.Contains(known, value):
+		return nil
+	}
+	return field.ErrorList{field.NotSupported(path, value, known)}
+}
+
 func optional[T ~string](value T, known sets.Set[T], path *field.Path) field.ErrorList {
 	if value == "" || known.Has(value) {
 		return nil
 	}
 	return field.ErrorList{field.NotSupported(path, value, sets.List(known))}
-}
-
-func validateID(id *int64, path *field.Path) field.ErrorList {
-	if id == nil {
-		return nil
-	}
-	return invalid(*id, path, validation.IsValidUserID(*id))
 }
