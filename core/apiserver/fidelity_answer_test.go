@@ -142,8 +142,8 @@ func flatten(object map[string]any) map[string]string {
 	return flat
 }
 
-// change copies an object and sets what is at the paths.
-func change(t *testing.T, object map[string]any, changes map[string]any) map[string]any {
+// withChanges copies an object and sets what is at the paths.
+func withChanges(t *testing.T, object map[string]any, changes map[string]any) map[string]any {
 	text, err := json.Marshal(object)
 	if err != nil {
 		t.Fatal(err)

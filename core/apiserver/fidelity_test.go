@@ -131,7 +131,7 @@ func (s *fidelityServer) run(t *testing.T, c *corpus) map[string]string {
 	sample := s.send(t, http.MethodPost, path+"?dryRun=All", c.Base)
 	all["create/0 base"] = sample.text(nil)
 	for name, changes := range c.Create {
-		r := s.send(t, http.MethodPost, path+"?dryRun=All", change(t, c.Base, changes))
+		r := s.send(t, http.MethodPost, path+"?dryRun=All", withChanges(t, c.Base, changes))
 		all["create/"+name] = r.text(sample.object)
 	}
 	for i, u := range c.Update {
@@ -141,7 +141,7 @@ func (s *fidelityServer) run(t *testing.T, c *corpus) map[string]string {
 }
 
 func (s *fidelityServer) runUpdates(t *testing.T, c *corpus, u updates, path, prefix string, all map[string]string) {
-	made := s.send(t, http.MethodPost, path, change(t, c.Base, u.From))
+	made := s.send(t, http.MethodPost, path, withChanges(t, c.Base, u.From))
 	all[prefix+"0 from"] = made.text(made.object)
 	name, _, _ := strings.Cut(fmt.Sprint(c.Base["metadata"].(map[string]any)["name"]), " ")
 	if n, ok := u.From["metadata/name"]; ok {
@@ -156,7 +156,7 @@ func (s *fidelityServer) runUpdates(t *testing.T, c *corpus, u updates, path, pr
 		return
 	}
 	if u.Status != nil {
-		r := s.send(t, http.MethodPut, one+"/status", change(t, made.raw, u.Status))
+		r := s.send(t, http.MethodPut, one+"/status", withChanges(t, made.raw, u.Status))
 		all[prefix+"0 status"] = r.text(made.object)
 	}
 	was := s.send(t, http.MethodGet, one, nil)
@@ -168,7 +168,7 @@ func (s *fidelityServer) runUpdates(t *testing.T, c *corpus, u updates, path, pr
 		target += "/" + u.Sub
 	}
 	for name, changes := range u.Cases {
-		r := s.send(t, http.MethodPut, target+"?dryRun=All", change(t, was.raw, changes))
+		r := s.send(t, http.MethodPut, target+"?dryRun=All", withChanges(t, was.raw, changes))
 		all[prefix+name] = r.text(was.object)
 	}
 }

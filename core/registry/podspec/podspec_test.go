@@ -74,7 +74,7 @@ func TestValidate(t *testing.T) {
 		{"negative request", func(s *corev1.PodSpec) {
 			s.Containers[0].Resources.Requests = corev1.ResourceList{"memory": quantity("-1")}
 		}, "must be greater than or equal to 0"},
-		{"unknown restart policy", func(s *corev1.PodSpec) { s.RestartPolicy = "Sometimes" }, "spec.restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"Never\", \"OnFailure\""},
+		{"unknown restart policy", func(s *corev1.PodSpec) { s.RestartPolicy = "Sometimes" }, "spec.restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"OnFailure\", \"Never\""},
 		{"probe without handler", func(s *corev1.PodSpec) { s.Containers[0].LivenessProbe = &corev1.Probe{SuccessThreshold: 1} }, "must specify a handler type"},
 		{"two volume sources", func(s *corev1.PodSpec) {
 			s.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}, HostPath: &corev1.HostPathVolumeSource{Path: "/"}}}}
