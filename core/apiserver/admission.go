@@ -3,11 +3,22 @@ package apiserver
 import (
 	"fmt"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/admission/initializer"
 	admissionmetrics "k8s.io/apiserver/pkg/admission/metrics"
 	"k8s.io/apiserver/pkg/admission/plugin/namespace/lifecycle"
+	mutatingpolicy "k8s.io/apiserver/pkg/admission/plugin/policy/mutating"
+	validatingpolicy "k8s.io/apiserver/pkg/admission/plugin/policy/validating"
+	webhookinit "k8s.io/apiserver/pkg/admission/plugin/webhook/initializer"
+	mutatingwebhook "k8s.io/apiserver/pkg/admission/plugin/webhook/mutating"
+	validatingwebhook "k8s.io/apiserver/pkg/admission/plugin/webhook/validating"
 	genericapiserver "k8s.io/apiserver/pkg/server"
+	utilfeature "k8s.io/apiserver/pkg/util/feature"
+	"k8s.io/apiserver/pkg/util/webhook"
+	"k8s.io/client-go/dynamic"
 
 	"keelson.dev/keelson/core/auth"
 	registryadmission "keelson.dev/keelson/core/registry/admission"
@@ -64,10 +75,10 @@ var admissionOrder = []admissionPlugin{
 	{"JobValidation", true},
 	{"PodResizeValidator", true},
 	{auth.EscalationPlugin, true}, // ours; upstream checks this in the storage of roles
-	{"MutatingAdmissionPolicy", true},
-	{"MutatingAdmissionWebhook", true},
-	{"ValidatingAdmissionPolicy", true},
-	{"ValidatingAdmissionWebhook", true},
+	{mutatingpolicy.PluginName, true},
+	{mutatingwebhook.PluginName, true},
+	{validatingpolicy.PluginName, true},
+	{validatingwebhook.PluginName, true},
 	{"ResourceQuota", true},
 	{"AlwaysDeny", false},
 }
@@ -78,6 +89,7 @@ func (s *Server) registerAdmission(plugins *admission.Plugins) {
 	lifecycle.Register(plugins)
 	registryadmission.Register(plugins)
 	auth.RegisterEscalation(plugins, s.rbac, s.rbac)
+	s.late.register(plugins)
 }
 
 // admit builds the admission chain.
@@ -90,7 +102,17 @@ func (s *Server) admit(gc *genericapiserver.Config) error {
 	if err != nil {
 		return err
 	}
-	init := initializer.New(s.client, nil, s.factory, s.rbac, gc.FeatureGate, gc.EffectiveVersion, gc.DrainedNotify(), nil)
+	dynamicClient, err := dynamic.NewForConfig(s.loopback)
+	if err != nil {
+		return fmt.Errorf("loopback client: %w", err)
+	}
+	init := admission.PluginInitializers{
+		initializer.NewAPIServerIDInitializer(gc.APIServerID),
+		webhookinit.NewPluginInitializer(webhook.NewDefaultAuthenticationInfoResolverWrapper(nil, nil, s.loopback, nil), s.services),
+		excluded{},
+		initializer.New(s.client, dynamicClient, s.factory, s.rbac, utilfeature.DefaultFeatureGate, gc.EffectiveVersion, gc.DrainedNotify(), s.mapper),
+	}
+	s.late.init = init
 	chain, err := plugins.NewFromPlugins(names, config, init, admission.Decorators{
 		admission.DecoratorFunc(admissionmetrics.WithControllerMetrics),
 	})
@@ -99,4 +121,21 @@ func (s *Server) admit(gc *genericapiserver.Config) error {
 	}
 	gc.AdmissionControl = admissionmetrics.WithStepMetrics(chain)
 	return nil
+}
+
+// excluded keeps webhooks and policies away from reviews: who may do what must
+// not depend on what is being asked about.
+type excluded struct{}
+
+var _ admission.PluginInitializer = excluded{}
+
+// Initialize implements admission.PluginInitializer.
+func (excluded) Initialize(p admission.Interface) {
+	if wants, ok := p.(initializer.WantsExcludedAdmissionResources); ok {
+		wants.SetExcludedAdmissionResources([]schema.GroupResource{
+			authenticationv1.Resource("selfsubjectreviews"), authenticationv1.Resource("tokenreviews"),
+			authorizationv1.Resource("localsubjectaccessreviews"), authorizationv1.Resource("selfsubjectaccessreviews"),
+			authorizationv1.Resource("selfsubjectrulesreviews"), authorizationv1.Resource("subjectaccessreviews"),
+		})
+	}
 }

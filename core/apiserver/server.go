@@ -51,6 +51,8 @@ type Server struct {
 	client   kubernetes.Interface
 	factory  informers.SharedInformerFactory
 	services *serviceResolver
+	late     lateAdmission
+	mapper   *kindMapper
 
 	ready     chan struct{} // closed when all is there
 	readyOnce sync.Once
@@ -146,7 +148,7 @@ func (s *Server) assemble(lifetime context.Context) error {
 		RESTOptions: gc.RESTOptionsGetter, ServiceCIDRs: s.config.ServiceCIDRs,
 		NodePortMin: s.config.NodePorts.Min, NodePortMax: s.config.NodePorts.Max,
 		Kubelets: kubelets, Tokens: tokens, Plugins: s.config.Plugins,
-		Authorizer: s.rbac, Authenticator: tokens, Domain: s.config.Domain,
+		Authorizer: s.rbac, Authenticator: tokens, Domain: s.config.Domain, Resolve: s.mapper.resolve,
 	})
 	if err != nil {
 		return fmt.Errorf("make registry: %w", err)
@@ -155,6 +157,9 @@ func (s *Server) assemble(lifetime context.Context) error {
 		return err
 	}
 	if err := s.services.use(groups, s.loopback.Host); err != nil {
+		return err
+	}
+	if err := s.late.watch(s, groups); err != nil {
 		return err
 	}
 	return s.install(gc, groups, tokens)
@@ -177,6 +182,7 @@ func (s *Server) connectLoopback(serving *genericapiserver.SecureServingInfo) er
 		return fmt.Errorf("loopback client: %w", err)
 	}
 	s.factory = informers.NewSharedInformerFactory(s.client, 0)
+	s.mapper = newKindMapper(s.client.Discovery())
 	return nil
 }
 
@@ -266,6 +272,10 @@ func (s *Server) Start(ctx context.Context) error {
 	if err := s.registrar.write(ctx); err != nil {
 		return fmt.Errorf("API server: register own API groups: %w", err)
 	}
+	if err := s.late.begin(ctx); err != nil {
+		return fmt.Errorf("API server: %w", err)
+	}
+	defer s.late.wait()
 	prepared := s.aggregator.GenericAPIServer.PrepareRun() // the aggregator's own would make OpenAPI documents at once
 	var g errgroup.Group
 	run := func(f func(context.Context) error) {

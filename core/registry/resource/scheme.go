@@ -102,7 +102,14 @@ func registerInternal(gv schema.GroupVersion) {
 		if strings.HasPrefix(typ.PkgPath(), "k8s.io/apimachinery/") {
 			continue
 		}
-		Scheme.AddKnownTypeWithName(internal.WithKind(kind), reflect.New(typ).Interface().(runtime.Object))
+		obj := reflect.New(typ).Interface().(runtime.Object)
+		Scheme.AddKnownTypeWithName(internal.WithKind(kind), obj)
+		// What a webhook or policy made of an object is converted back to the
+		// internal version, which is the same type.
+		utilruntime.Must(Scheme.AddConversionFunc(obj, obj, func(in, out any, _ conversion.Scope) error {
+			reflect.ValueOf(out).Elem().Set(reflect.ValueOf(in).Elem())
+			return nil
+		}))
 	}
 }
 
