@@ -21,6 +21,7 @@ import (
 	"k8s.io/client-go/dynamic"
 
 	"keelson.dev/keelson/core/auth"
+	"keelson.dev/keelson/core/podsecurity"
 	registryadmission "keelson.dev/keelson/core/registry/admission"
 )
 
@@ -50,7 +51,7 @@ var admissionOrder = []admissionPlugin{
 	{"TaintNodesByCondition", true},
 	{"AlwaysPullImages", false},
 	{"ImagePolicyWebhook", false},
-	{"PodSecurity", true},
+	{podsecurity.PluginName, true},
 	{"PodNodeSelector", false},
 	{registryadmission.PriorityName, true},
 	{registryadmission.DefaultTolerationSecondsName, true},
@@ -89,6 +90,7 @@ func (s *Server) registerAdmission(plugins *admission.Plugins) {
 	lifecycle.Register(plugins)
 	registryadmission.Register(plugins)
 	auth.RegisterEscalation(plugins, s.rbac, s.rbac)
+	podsecurity.Register(plugins)
 	s.late.register(plugins)
 }
 
