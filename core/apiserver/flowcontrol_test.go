@@ -102,21 +102,21 @@ func TestFlowControlKeepsClientsApart(t *testing.T) {
 		t.Fatal(err)
 	}
 	url := config.Host + "/api/v1/namespaces/default/configmaps"
-	ask := func() *http.Response {
+	ask := func() (status int, header http.Header) {
 		resp, err := hc.Get(url)
 		if err != nil {
 			t.Fatal(err)
 		}
 		resp.Body.Close()
-		return resp
+		return resp.StatusCode, resp.Header
 	}
 	flow, err := api.FlowSchemas().Get(ctx, "greedy", metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "greedy's requests go by its flow schema", func() bool {
-		resp := ask()
-		return resp.StatusCode == http.StatusOK && resp.Header.Get(flowcontrolv1.ResponseHeaderMatchedFlowSchemaUID) == string(flow.UID)
+		status, header := ask()
+		return status == http.StatusOK && header.Get(flowcontrolv1.ResponseHeaderMatchedFlowSchemaUID) == string(flow.UID)
 	})
 
 	// Requests whose bodies do not come hold the level's seats.
@@ -138,8 +138,8 @@ func TestFlowControlKeepsClientsApart(t *testing.T) {
 		})
 	}
 	eventually(t, "greedy is refused", func() bool {
-		resp := ask()
-		return resp.StatusCode == http.StatusTooManyRequests && resp.Header.Get("Retry-After") != ""
+		status, header := ask()
+		return status == http.StatusTooManyRequests && header.Get("Retry-After") != ""
 	})
 	if _, err := client(t, h.as(t, "ann")).Discovery().ServerGroups(); err != nil {
 		t.Errorf("another client: %v", err)

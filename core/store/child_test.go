@@ -32,6 +32,8 @@ func TestMain(m *testing.M) {
 		childWrite(time.Minute)
 	case "template":
 		childTemplate()
+	case "batched":
+		childBatched()
 	case "verify":
 		childVerify()
 	}
@@ -189,4 +191,27 @@ func childVerify() {
 		}
 	}
 	fmt.Println("whole")
+}
+
+// childBatched mixes heartbeats with other writes, then waits to be killed.
+func childBatched() {
+	db, err := Open(context.Background(), Options{Dir: os.Getenv(childDir), BatchInterval: time.Hour, CompactionWindow: time.Hour})
+	if err != nil {
+		fmt.Println("error", err)
+		os.Exit(3)
+	}
+	for i := range 50 {
+		key := lease
+		if i%7 == 3 {
+			key = "/registry/things/durable"
+		}
+		v, _, _ := db.latest(key)
+		o := &op{kind: opPut, key: key, expect: v.rev, value: fmt.Append(nil, i)}
+		if err := db.submit(context.Background(), o); err != nil {
+			fmt.Println("error", err)
+		}
+		fmt.Println("ack", key, i, o.rev)
+	}
+	fmt.Println("done")
+	select {}
 }

@@ -39,7 +39,9 @@ type DB struct {
 
 	reading sync.RWMutex // held shared while reading files, which must stay mapped meanwhile
 
-	state state // owned by the writer
+	state    state  // owned by the writer
+	reserved uint64 // last revision that is noted on disk as given; owned by the writer
+	batch    *batch
 
 	mu       sync.RWMutex // guards all below; only the writer changes rev, compact and the index's tree, so it reads them unlocked
 	index    *index
@@ -60,6 +62,7 @@ func Open(ctx context.Context, o Options) (_ *DB, err error) {
 	}
 	db := &DB{opts: o, log: o.Log, index: newIndex(), ops: make(chan *op, 1024), wake: make(chan struct{}, 1), writerDone: make(chan struct{})}
 	db.cache = newObjectCache(o.CacheBytes)
+	db.batch = newBatch()
 	defer func() {
 		if err != nil {
 			db.closeFiles()
@@ -140,7 +143,7 @@ func (db *DB) load(ctx context.Context) error {
 	}
 	db.state = want
 	db.rev, db.compact = max(want.last, firstRevision), want.compact
-	db.state.last = db.rev
+	db.state.last, db.reserved = db.rev, db.rev
 	if db.head.last < want.last { // killed between the sync and the note of it, or the file is new
 		if err := db.head.write(want.last); err != nil {
 			return err
@@ -193,6 +196,9 @@ func pieceReader(txn *badger.Txn, rev uint64) func(int) ([]byte, error) {
 
 // readValue returns the stored bytes of one version of a key. errCompacted means that it is no longer kept.
 func (db *DB) readValue(txn *badger.Txn, key string, rev uint64) ([]byte, error) {
+	if value, found := db.batch.value(rev); found {
+		return value, nil
+	}
 	item, err := txn.Get(recordKey(rev))
 	if errors.Is(err, badger.ErrKeyNotFound) {
 		return nil, errCompacted

@@ -38,6 +38,11 @@ func (db *DB) maintain() {
 	defer valueLog.Stop()
 	expiry := time.NewTimer(db.untilExpiry())
 	defer expiry.Stop()
+	flush := time.NewTicker(max(db.opts.BatchInterval, time.Millisecond))
+	defer flush.Stop()
+	if db.opts.BatchInterval < 0 {
+		flush.Stop()
+	}
 	moments := []moment{{at: time.Now(), rev: db.Revision()}}
 	for {
 		select {
@@ -52,6 +57,10 @@ func (db *DB) maintain() {
 			expiry.Reset(db.untilExpiry())
 		case now := <-compact.C:
 			moments = db.compactOld(moments, now)
+		case <-flush.C:
+			if err := db.flush(); err != nil && !errors.Is(err, ErrClosed) && db.ctx.Err() == nil {
+				db.log.Warn("Batched updates were not put on disk", "err", err)
+			}
 		case <-valueLog.C:
 			if err := db.badger.RunValueLogGC(0.5); err != nil && !errors.Is(err, badger.ErrNoRewrite) && !errors.Is(err, badger.ErrRejected) {
 				db.log.Warn("Value log was not collected", "err", err)

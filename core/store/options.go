@@ -19,10 +19,17 @@ const (
 	MaxCacheBytes = 128 << 20
 	// DefaultWatchQueue is the number of events that may wait for one watcher before it is cut off.
 	DefaultWatchQueue = 4096
+	// DefaultBatchInterval is how much of the batched updates a crash may cost. A node
+	// renews its lease each 10 s: 6 of them are one write.
+	DefaultBatchInterval = time.Minute
 	// DefaultMinFreeBytes is the disk space below which writes are refused. Badger maps its files into memory, and a
 	// full disk under a mapping kills the process (SIGBUS); its next two files need about this much.
 	DefaultMinFreeBytes = 64 << 20
 )
+
+// DefaultBatched are the heartbeats of nodes. Nothing but the next heartbeat
+// depends on one: it says that the node was there then.
+var DefaultBatched = []string{"/registry/leases/kube-node-lease/"}
 
 // Options configure a DB. All but Dir may be left zero.
 type Options struct {
@@ -40,6 +47,13 @@ type Options struct {
 	CacheBytes int64
 	// WatchQueue is the number of events that may wait for one watcher.
 	WatchQueue int
+	// Batched are prefixes of keys whose updates are answered before they are on
+	// disk. After a crash, those since the last batch are as if they had not been.
+	// Default: DefaultBatched.
+	Batched []string
+	// BatchInterval is how often batched updates are put on disk; less than zero: each
+	// at once. Default: DefaultBatchInterval.
+	BatchInterval time.Duration
 	// MinFreeBytes is the free disk space below which writes are refused; less than zero turns the check off.
 	MinFreeBytes int64
 }
@@ -79,6 +93,12 @@ func (o *Options) setDefaults() error {
 	}
 	if o.WatchQueue <= 0 {
 		o.WatchQueue = DefaultWatchQueue
+	}
+	if o.Batched == nil {
+		o.Batched = DefaultBatched
+	}
+	if o.BatchInterval == 0 {
+		o.BatchInterval = DefaultBatchInterval
 	}
 	if o.MinFreeBytes == 0 {
 		o.MinFreeBytes = DefaultMinFreeBytes

@@ -17,6 +17,7 @@ const (
 	opPut     opKind = iota // write value if the key is at revision expect
 	opDelete                // delete the key if it is at revision expect
 	opCompact               // drop garbage and raise the compact revision to expect
+	opFlush                 // put batched updates on disk
 )
 
 // op is one request to the writer. The writer owns it until done is closed; the fields below done are its answer.
@@ -30,6 +31,7 @@ type op struct {
 	storage *Storage // whose event the caller wants
 	garbage []garbage
 	trigger triggerValues
+	final   bool // of a flush: the DB closes
 
 	done  chan struct{}
 	err   error
@@ -84,6 +86,7 @@ func (db *DB) submit(ctx context.Context, o *op) error {
 func (db *DB) write() {
 	defer close(db.writerDone)
 	defer db.drain()
+	defer db.finish()
 	var next *op
 	for {
 		var group []*op
@@ -119,6 +122,17 @@ func (db *DB) collect(first *op) (group []*op, next *op) {
 	return group, nil
 }
 
+// finish puts all on disk that was acknowledged, and notes the exact last revision.
+func (db *DB) finish() {
+	for {
+		before := len(db.batch.keys())
+		db.commit([]*op{{kind: opFlush, key: "batched updates", final: true, done: make(chan struct{})}})
+		if n := len(db.batch.keys()); n == 0 || n >= before {
+			return
+		}
+	}
+}
+
 // drain refuses what waits when the DB closes.
 func (db *DB) drain() {
 	for {
@@ -137,6 +151,8 @@ type pending struct {
 	op     *op
 	record record
 	sum    uint32
+	// batched: it is acknowledged before it is on disk.
+	batched bool
 }
 
 // group is the work on one commit.
@@ -147,7 +163,10 @@ type group struct {
 	changes []pending
 	current map[string]int // key -> its newest change in changes
 	compact []*op
-	full    error // not nil: objects may be deleted, but not written
+	saved   []*record // batched updates of earlier groups that this one puts on disk
+	wrote   bool      // something was added to txn
+	final   bool      // the last group before the DB closes
+	full    error     // not nil: objects may be deleted, but not written
 }
 
 // commit carries out a group. All requests are answered after the sync, refused ones too: a refusal may rest on a
@@ -180,9 +199,13 @@ func (db *DB) commit(ops []*op) {
 func (g *group) build(ops []*op) error {
 	for _, o := range ops {
 		var err error
-		if o.kind == opCompact {
+		switch o.kind {
+		case opCompact:
 			err = g.addCompact(o)
-		} else {
+		case opFlush:
+			g.final = g.final || o.final
+			err = g.addFlush()
+		default:
 			err = g.addChange(o)
 		}
 		if err != nil {
@@ -198,9 +221,15 @@ func (g *group) addChange(o *op) error {
 		o.err = errConflict
 		return nil
 	}
-	if o.kind == opPut && g.full != nil {
+	batched := g.db.batched(o)
+	if o.kind == opPut && g.full != nil && !batched {
 		o.err = g.full
 		return nil
+	}
+	if !batched {
+		if err := g.saveCurrent(o.key); err != nil {
+			return err
+		}
 	}
 	g.state.last++
 	r := record{rev: g.state.last, kind: recordPut, create: cur.create, prev: cur.rev, expires: o.expires, key: o.key, value: o.value}
@@ -209,20 +238,35 @@ func (g *group) addChange(o *op) error {
 	} else if cur.rev == 0 {
 		r.create = r.rev
 	}
-	data, pieces, sum := encodeRecord(&r)
-	if err := g.txn.Set(recordKey(r.rev), data); err != nil {
-		return err
-	}
-	for i, p := range pieces {
-		if err := g.txn.Set(pieceKey(r.rev, i), p); err != nil {
+	c := pending{op: o, record: r, batched: batched}
+	if batched {
+		_, _, c.sum = encodeRecord(&c.record)
+	} else {
+		var err error
+		if c.sum, err = g.write(&c.record); err != nil {
 			return err
 		}
 	}
-	g.state.add(r.rev, sum)
 	o.rev = r.rev
 	g.current[o.key] = len(g.changes)
-	g.changes = append(g.changes, pending{op: o, record: r, sum: sum})
+	g.changes = append(g.changes, c)
 	return nil
+}
+
+// write adds a record to the transaction, and returns its checksum.
+func (g *group) write(r *record) (uint32, error) {
+	data, pieces, sum := encodeRecord(r)
+	if err := g.txn.Set(recordKey(r.rev), data); err != nil {
+		return 0, err
+	}
+	for i, p := range pieces {
+		if err := g.txn.Set(pieceKey(r.rev, i), p); err != nil {
+			return 0, err
+		}
+	}
+	g.state.add(r.rev, sum)
+	g.wrote = true
+	return sum, nil
 }
 
 // lookup returns a key's current version as this group sees it, the zero value if there is none.
@@ -245,8 +289,11 @@ func (g *group) lookup(key string) version {
 func (g *group) addCompact(o *op) error {
 	for _, d := range o.garbage {
 		v := g.db.index.find(d.key, d.rev)
-		if v == nil {
+		if v == nil || g.db.batch.only(d.rev) && !g.saves(d.rev) { // not on disk
 			continue
+		}
+		if err := g.saveCurrent(d.key); err != nil { // what stays of the key has to be on disk before the rest goes
+			return err
 		}
 		if err := g.txn.Delete(recordKey(d.rev)); err != nil {
 			return err
@@ -265,16 +312,18 @@ func (g *group) addCompact(o *op) error {
 
 // sync puts the group on disk. A commit that fails leaves unknown what is on disk, so it is the last one.
 func (g *group) sync() error {
-	if len(g.changes) == 0 && len(g.compact) == 0 {
+	if !g.durable() {
 		return nil
 	}
-	err := g.txn.Set([]byte{statePrefix}, g.state.encode())
+	counters := g.reserve()
+	err := g.txn.Set([]byte{statePrefix}, counters.encode())
 	if err != nil {
 		return fmt.Errorf("write counters: %w", err)
 	}
 	if err = g.txn.Commit(); err == nil {
 		err = g.db.head.write(g.state.last)
 	}
+	g.db.reserved = counters.last
 	if err != nil {
 		err = fmt.Errorf("commit to store %s: %w", g.db.opts.Dir, err)
 		g.db.failed.Store(&err)
@@ -301,6 +350,7 @@ func (g *group) apply() {
 			db.index.drop(d.key, d.rev)
 		}
 	}
+	g.applyBatch()
 	db.rev, db.compact = g.state.last, g.state.compact
 	if len(db.index.expiry) > expiring {
 		select {
