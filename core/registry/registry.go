@@ -20,6 +20,7 @@ import (
 	"keelson.dev/keelson/core/registry/certificates"
 	"keelson.dev/keelson/core/registry/coordination"
 	"keelson.dev/keelson/core/registry/core"
+	"keelson.dev/keelson/core/registry/devices"
 	"keelson.dev/keelson/core/registry/discovery"
 	"keelson.dev/keelson/core/registry/flowcontrol"
 	"keelson.dev/keelson/core/registry/keelson"
@@ -73,6 +74,7 @@ var kinds = concat(
 	admissionregistration.Kinds,
 	flowcontrol.Kinds,
 	autoscaling.Kinds,
+	devices.Kinds,
 	keelson.Kinds,
 )
 

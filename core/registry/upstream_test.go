@@ -430,6 +430,9 @@ func compare(t *testing.T, file string, want, got map[string]answer) {
 		g, ok := got[name]
 		diff := "not asked any more; take the answers anew with -upstream"
 		if ok {
+			if w.Cells == nil { // upstream prints no table there
+				g.Columns, g.Cells = nil, nil
+			}
 			diff = cmp.Diff(w, g)
 		}
 		switch reason := known[name]; {

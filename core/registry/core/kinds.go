@@ -30,6 +30,8 @@ var Kinds = []resource.Kind{
 	resourceQuotas,
 	podTemplates,
 	replicationControllers,
+	bindings,
+	componentStatuses,
 }
 
 var version = corev1.SchemeGroupVersion

@@ -123,8 +123,8 @@ func validateDriver(d *storagev1.CSIDriver) field.ErrorList {
 
 var csiNodes = &resource.Definition[*storagev1.CSINode]{
 	GroupVersion: version, Kind: "CSINode", Plural: "csinodes", Singular: "csinode", ClusterScoped: true,
-	New:            func() *storagev1.CSINode { return &storagev1.CSINode{} },
-	NewList:        func() runtime.Object { return &storagev1.CSINodeList{} },
+	New:     func() *storagev1.CSINode { return &storagev1.CSINode{} },
+	NewList: func() runtime.Object { return &storagev1.CSINodeList{} },
 	// The status belongs to a feature that is off by default (CSIVolumeHealth).
 	PrepareCreate:  func(_ context.Context, n *storagev1.CSINode) { n.Status = storagev1.CSINodeStatus{} },
 	PrepareUpdate:  func(_ context.Context, n, _ *storagev1.CSINode) { n.Status = storagev1.CSINodeStatus{} },
