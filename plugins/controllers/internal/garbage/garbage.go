@@ -9,7 +9,8 @@
 // finalizers.
 //
 // Goroutines: the informers, the workers of two loops, and one that looks up
-// every 30 s which resources there are; Run waits for all of them.
+// which resources there are, every 30 s and a second after a custom resource
+// definition or an APIService has changed; Run waits for all of them.
 package garbage
 
 import (
@@ -41,6 +42,7 @@ type Controller struct {
 	orphan    *control.Loop // keys are UIDs of owners that let their dependents go
 	shared    map[schema.GroupVersionResource]cache.SharedIndexInformer
 	monitors  *monitors
+	served    signal // what is served has changed
 
 	mu      sync.Mutex
 	catalog *catalog // guarded by mu
@@ -63,6 +65,7 @@ func New(c *control.Context) *Controller {
 			{Version: "v1", Resource: "endpoints"}:                                 core.Endpoints().Informer(),
 		},
 	}
+	gc.served = make(signal, 1)
 	gc.monitors = &monitors{c: gc, running: map[schema.GroupVersionResource]*monitor{}}
 	gc.check = control.NewLoop(c, "garbagecollector", 8, gc.syncObject)
 	gc.orphan = control.NewLoop(c, "orphan", 4, gc.syncOrphan)
@@ -91,10 +94,18 @@ func (c *Controller) Run(ctx context.Context) error {
 	wg.Go(func() { _ = c.orphan.Run(ctx) })
 	tick := time.NewTicker(rediscover)
 	defer tick.Stop()
+	var soon <-chan time.Time // nil: nothing has changed
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-c.served:
+			if soon == nil {
+				soon = time.After(settle)
+			}
+		case <-soon:
+			soon = nil
+			c.refresh(ctx)
 		case <-tick.C:
 			c.refresh(ctx)
 		}

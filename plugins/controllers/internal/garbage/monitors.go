@@ -20,8 +20,11 @@ import (
 
 const (
 	// rediscover is how often the resources served are looked up anew, for
-	// those that custom resource definitions add.
+	// those of aggregated API servers that change by themselves.
 	rediscover = 30 * time.Second
+	// settle is the time between a change of what is served and the look at it:
+	// definitions often come many at a time, and take a moment to be served.
+	settle = time.Second
 	// syncTimeout bounds how long a resource that does not answer holds up the
 	// others at the start. Going on without it is safe, since owners not in the
 	// graph are read from the API.
@@ -138,6 +141,19 @@ func (m *monitors) start(ctx context.Context, r resource) (*monitor, error) {
 	if err != nil {
 		return nil, fmt.Errorf("add handler: %w", err)
 	}
+	if definesResources(r) {
+		if _, err := inf.AddEventHandler(cache.ResourceEventHandlerDetailedFuncs{
+			AddFunc: func(_ any, initial bool) {
+				if !initial {
+					m.c.served.changed()
+				}
+			},
+			UpdateFunc: func(any, any) { m.c.served.changed() },
+			DeleteFunc: func(any) { m.c.served.changed() },
+		}); err != nil {
+			return nil, fmt.Errorf("add handler: %w", err)
+		}
+	}
 	if shared {
 		return &monitor{synced: reg.HasSynced, stop: func() { _ = inf.RemoveEventHandler(reg) }}, nil
 	}
@@ -145,6 +161,27 @@ func (m *monitors) start(ctx context.Context, r resource) (*monitor, error) {
 	// Ends with ctx or when the resource is no longer served.
 	m.wg.Go(func() { inf.RunWithContext(ctx) })
 	return &monitor{synced: reg.HasSynced, stop: cancel}, nil
+}
+
+// definesResources says whether objects of the resource add others to what is
+// served.
+func definesResources(r resource) bool {
+	switch r.gvr.GroupResource() {
+	case schema.GroupResource{Group: "apiextensions.k8s.io", Resource: "customresourcedefinitions"},
+		schema.GroupResource{Group: "apiregistration.k8s.io", Resource: "apiservices"}:
+		return true
+	}
+	return false
+}
+
+// signal holds one token: something has changed.
+type signal chan struct{}
+
+func (s signal) changed() {
+	select {
+	case s <- struct{}{}:
+	default:
+	}
 }
 
 // trim keeps of an object what the graph is made from.
