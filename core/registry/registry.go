@@ -31,6 +31,7 @@ import (
 	"keelson.dev/keelson/core/registry/resource"
 	"keelson.dev/keelson/core/registry/scheduling"
 	"keelson.dev/keelson/core/registry/storage"
+	"keelson.dev/keelson/core/registry/storagemigration"
 	keelsonv1alpha1 "keelson.dev/keelson/proto/api/v1alpha1"
 )
 
@@ -75,6 +76,7 @@ var kinds = concat(
 	flowcontrol.Kinds,
 	autoscaling.Kinds,
 	devices.Kinds,
+	storagemigration.Kinds,
 	keelson.Kinds,
 )
 

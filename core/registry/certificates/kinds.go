@@ -1,5 +1,5 @@
-// Package certificates describes the kind of the group certificates.k8s.io/v1,
-// certificate signing requests. Who asks is written down by the server; who
+// Package certificates describes the kinds of the group certificates.k8s.io/v1:
+// bundles of trust, and requests of pods and of everybody for certificates. Who asks is written down by the server; who
 // approves and who signs are subresources with rights of their own.
 package certificates
 
@@ -25,7 +25,7 @@ import (
 )
 
 // Kinds are the kinds of the group.
-var Kinds = []resource.Kind{requests}
+var Kinds = []resource.Kind{requests, bundles, podRequests}
 
 // request names the kind for short.
 type request = certificatesv1.CertificateSigningRequest

@@ -56,7 +56,7 @@ var namespaces = &resource.Definition[*corev1.Namespace]{
 	},
 	Wrap: func(_ *resource.Env, s *resource.Store) rest.Storage { return &namespaceREST{s} },
 	Subresources: func(_ *resource.Env, s *resource.Store) map[string]rest.Storage {
-		return map[string]rest.Storage{"finalize": resource.NewStatusREST(s, finalizeStrategy{s.UpdateStrategy})}
+		return map[string]rest.Storage{"finalize": &finalizeREST{resource.NewStatusREST(s, finalizeStrategy{s.UpdateStrategy})}}
 	},
 }
 
@@ -110,6 +110,28 @@ func validateNamespaceStatus(ns, _ *corev1.Namespace) field.ErrorList {
 		return field.ErrorList{field.Invalid(path, ns.Status.Phase, "may only be 'Terminating' if `deletionTimestamp` is not empty")}
 	}
 	return nil
+}
+
+// finalizeREST offers nothing but the update.
+type finalizeREST struct{ all *resource.StatusREST }
+
+var (
+	_ rest.Updater             = (*finalizeREST)(nil)
+	_ rest.ResetFieldsStrategy = (*finalizeREST)(nil)
+)
+
+func (r *finalizeREST) New() runtime.Object { return r.all.New() }
+func (r *finalizeREST) Destroy()            {}
+
+// Update implements rest.Updater.
+func (r *finalizeREST) Update(ctx context.Context, name string, info rest.UpdatedObjectInfo, create rest.ValidateObjectFunc,
+	update rest.ValidateObjectUpdateFunc, force bool, options *metav1.UpdateOptions) (runtime.Object, bool, error) {
+	return r.all.Update(ctx, name, info, create, update, force, options)
+}
+
+// GetResetFields implements rest.ResetFieldsStrategy.
+func (r *finalizeREST) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
+	return r.all.GetResetFields()
 }
 
 // finalizeStrategy updates spec.finalizers only.

@@ -10,9 +10,11 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apiserver/pkg/registry/rest"
 
 	"keelson.dev/keelson/core/registry/podspec"
 	"keelson.dev/keelson/core/registry/resource"
+	"keelson.dev/keelson/core/registry/scale"
 )
 
 var limitRanges = &resource.Definition[*corev1.LimitRange]{
@@ -157,6 +159,11 @@ var replicationControllers = &resource.Definition[*corev1.ReplicationController]
 		return fields.Set{"status.replicas": fmt.Sprint(rc.Status.Replicas)}
 	},
 	GarbageCollection: "OrphanDependents",
+	Subresources: func(_ *resource.Env, s *resource.Store) map[string]rest.Storage {
+		return map[string]rest.Storage{"scale": scale.New(s, version, func(rc *corev1.ReplicationController) scale.Fields {
+			return scale.Fields{Replicas: &rc.Spec.Replicas, Current: rc.Status.Replicas, Selector: &metav1.LabelSelector{MatchLabels: rc.Spec.Selector}}
+		})}
+	},
 	Columns: []metav1.TableColumnDefinition{
 		resource.NameColumn,
 		resource.Column("Desired", "integer", "How many pods are wanted."),
