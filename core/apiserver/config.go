@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"time"
 
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 
@@ -53,6 +54,9 @@ type Config struct {
 	Plugins registry.PluginOperator
 	// Options are the operator's choices. Default: NewOptions.
 	Options *Options
+
+	// now is the clock of identities, of tests. Nil: the machine's.
+	now func() time.Time
 }
 
 func (c *Config) setDefaults() error {

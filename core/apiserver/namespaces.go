@@ -8,6 +8,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"keelson.dev/keelson/core/auth"
 )
 
 // systemNamespaces exist in every cluster.
@@ -31,4 +33,15 @@ func (s *Server) ensureNamespace(ctx context.Context, name string) error {
 		return fmt.Errorf("ensure namespace %s: %w", name, err)
 	}
 	return nil
+}
+
+// ensureNamespaced makes the namespaces and what belongs into them.
+func (s *Server) ensureNamespaced(ctx context.Context) error {
+	if err := s.ensureNamespaces(ctx); err != nil {
+		return err
+	}
+	var g errgroup.Group
+	g.Go(func() error { return auth.BootstrapNamespaced(ctx, s.client) })
+	g.Go(func() error { return s.ensureAuthentication(ctx) })
+	return g.Wait()
 }

@@ -16,6 +16,8 @@ type Options struct {
 
 	Audit AuditOptions
 
+	Authentication AuthenticationOptions
+
 	Encryption EncryptionOptions
 
 	Requests RequestOptions
@@ -25,7 +27,7 @@ type Options struct {
 
 // NewOptions gives the defaults.
 func NewOptions() *Options {
-	return &Options{Audit: newAuditOptions(), Encryption: EncryptionOptions{Secrets: true}, Requests: newRequestOptions()}
+	return &Options{Audit: newAuditOptions(), Authentication: newAuthenticationOptions(), Encryption: EncryptionOptions{Secrets: true}, Requests: newRequestOptions()}
 }
 
 // AddFlags makes the flags of `keelson server` and `keelson up` that set o; what
@@ -51,6 +53,8 @@ func (o *Options) parts() []optionsPart {
 		&o.Admission,
 
 		&o.Audit,
+
+		&o.Authentication,
 
 		&o.Encryption,
 

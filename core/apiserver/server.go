@@ -14,7 +14,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
 	genericapiserver "k8s.io/apiserver/pkg/server"
-	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 	genericfilters "k8s.io/apiserver/pkg/server/filters"
 	"k8s.io/apiserver/pkg/storage"
 	"k8s.io/client-go/informers"
@@ -45,6 +44,7 @@ type Server struct {
 	registrar  *registrar
 	frontProxy *pki.Leaf
 
+	identity *identity
 	rbac     *auth.RBAC
 	storage  *storageOptions
 	loopback *rest.Config
@@ -109,16 +109,6 @@ func (s *Server) assemble(lifetime context.Context) error {
 	}
 	gc := genericapiserver.NewConfig(registry.Codecs)
 	gc.SecureServing = &genericapiserver.SecureServingInfo{Listener: s.listener, Cert: serving}
-	ca, err := dynamiccertificates.NewStaticCAContent("keelson-ca", s.config.PKI.CAPEM())
-	if err != nil {
-		return fmt.Errorf("client CA: %w", err)
-	}
-	headers, err := frontProxyConfig(s.config.PKI)
-	if err != nil {
-		return err
-	}
-	gc.Authentication.RequestHeaderConfig = headers // they go no further than authentication
-	gc.SecureServing.ClientCA = dynamiccertificates.NewUnionCAContentProvider(ca, headers.CAContentProvider)
 	if err := s.config.Options.Serving.apply(gc.SecureServing); err != nil {
 		return err
 	}
@@ -127,10 +117,10 @@ func (s *Server) assemble(lifetime context.Context) error {
 	}
 
 	objects := &storedObjects{}
-	tokens, err := auth.NewTokens(s.config.Domain, s.config.PKI.ServiceAccountKey(), objects)
-	if err != nil {
+	if s.identity, err = newIdentity(lifetime, &s.config, objects); err != nil {
 		return err
 	}
+	tokens := s.identity.tokens
 	kubelets, err := newKubelets(s.config.PKI)
 	if err != nil {
 		return err
@@ -138,7 +128,7 @@ func (s *Server) assemble(lifetime context.Context) error {
 	if s.storage.transformers, err = openEncryption(lifetime, &s.config); err != nil {
 		return err
 	}
-	if err := s.configure(gc, tokens); err != nil {
+	if err := s.configure(gc); err != nil {
 		return err
 	}
 	if err := s.admit(gc); err != nil {
@@ -148,7 +138,7 @@ func (s *Server) assemble(lifetime context.Context) error {
 		RESTOptions: gc.RESTOptionsGetter, ServiceCIDRs: s.config.ServiceCIDRs,
 		NodePortMin: s.config.NodePorts.Min, NodePortMax: s.config.NodePorts.Max,
 		Kubelets: kubelets, Tokens: tokens, Plugins: s.config.Plugins,
-		Authorizer: s.rbac, Authenticator: tokens, Domain: s.config.Domain, Resolve: s.mapper.resolve,
+		Authorizer: s.rbac, Authenticator: s.identity.reviewed(), Domain: s.config.Domain, Resolve: s.mapper.resolve,
 	})
 	if err != nil {
 		return fmt.Errorf("make registry: %w", err)
@@ -186,13 +176,12 @@ func (s *Server) connectLoopback(serving *genericapiserver.SecureServingInfo) er
 	return nil
 }
 
-func (s *Server) configure(gc *genericapiserver.Config, tokens *auth.Tokens) error {
+func (s *Server) configure(gc *genericapiserver.Config) error {
 	gc.LoopbackClientConfig = s.loopback
 	gc.PublicAddress = s.config.AdvertiseAddress.AsSlice()
 	gc.EffectiveVersion = newRelease()
 	gc.RESTOptionsGetter = s.storage
-	gc.Authentication.APIAudiences = tokens.Audiences()
-	gc.Authentication.Authenticator = newAuthenticator(&s.config, tokens)
+	s.identity.apply(&s.config, gc)
 	gc.Authorization.Authorizer = s.rbac
 	gc.RuleResolver = s.rbac
 	gc.LongRunningFunc = longRunning(genericfilters.BasicLongRunningRequestCheck(
@@ -283,6 +272,9 @@ func (s *Server) Start(ctx context.Context) error {
 	}
 	run(prepared.RunWithContext)
 	run(s.runEncryption)
+	for _, f := range s.identity.follow {
+		run(f.run)
+	}
 	run(func(ctx context.Context) error {
 		s.factory.Start(ctx.Done())
 		defer s.factory.Shutdown()
@@ -303,6 +295,14 @@ func (s *Server) Start(ctx context.Context) error {
 		s.readyOnce.Do(func() { close(s.ready) })
 		return keep.run(ctx)
 	})
+	run(func(ctx context.Context) error {
+		select {
+		case <-s.ready:
+		case <-ctx.Done():
+			return nil
+		}
+		return s.rbac.Aggregate(ctx, s.client)
+	})
 	return g.Wait()
 }
 
@@ -313,14 +313,13 @@ func (s *Server) bootstrap(ctx context.Context, waitRBAC func(context.Context) e
 	backoff := wait.Backoff{Duration: 100 * time.Millisecond, Factor: 2, Steps: 8, Jitter: 0.1}
 	err := wait.ExponentialBackoffWithContext(ctx, backoff, func(ctx context.Context) (bool, error) {
 		var g errgroup.Group
-		g.Go(func() error { return s.ensureNamespaces(ctx) })
+		g.Go(func() error { return s.ensureNamespaced(ctx) })
 		g.Go(func() error { return auth.Bootstrap(ctx, s.client) })
 		g.Go(func() error { return s.ensurePriorityClasses(ctx) })
 		if last = g.Wait(); last != nil {
 			return false, nil
 		}
 		g.Go(func() error { return s.ensureService(ctx) })
-		g.Go(func() error { return s.ensureAuthentication(ctx) })
 		last = g.Wait()
 		return last == nil, nil
 	})

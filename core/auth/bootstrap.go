@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -14,6 +15,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/util/retry"
 	"k8s.io/component-helpers/auth/rbac/reconciliation"
+	"k8s.io/component-helpers/auth/rbac/validation"
 )
 
 // bootstrapParallel is how many objects are written at once; the store commits
@@ -31,10 +33,82 @@ func Bootstrap(ctx context.Context, client kubernetes.Interface) error {
 	if err == nil {
 		err = reconcileBindings(ctx, &g, client)
 	}
-	for _, r := range Roles() {
-		g.Go(func() error { return createRole(ctx, client, r) })
-	}
 	return cmp.Or(g.Wait(), err)
+}
+
+// BootstrapNamespaced does the same for roles and bindings in namespaces, which
+// have to be there. Four lists are all it costs when nothing is to do.
+func BootstrapNamespaced(ctx context.Context, client kubernetes.Interface) error {
+	haveRoles, haveBindings := map[types.NamespacedName]*rbacv1.Role{}, map[types.NamespacedName]*rbacv1.RoleBinding{}
+	for _, ns := range []string{metav1.NamespaceSystem, metav1.NamespacePublic} {
+		roles, err := client.RbacV1().Roles(ns).List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return fmt.Errorf("list roles: %w", err)
+		}
+		for i := range roles.Items {
+			haveRoles[keyOf(&roles.Items[i])] = &roles.Items[i]
+		}
+		bindings, err := client.RbacV1().RoleBindings(ns).List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return fmt.Errorf("list role bindings: %w", err)
+		}
+		for i := range bindings.Items {
+			haveBindings[keyOf(&bindings.Items[i])] = &bindings.Items[i]
+		}
+	}
+	var g errgroup.Group
+	g.SetLimit(bootstrapParallel)
+	for _, r := range Roles() {
+		g.Go(func() error { return ensureRole(ctx, client, r, haveRoles[keyOf(r)]) })
+	}
+	for _, b := range RoleBindings() {
+		g.Go(func() error { return ensureBinding(ctx, client, b, haveBindings[keyOf(b)]) })
+	}
+	return g.Wait()
+}
+
+// mine says whether a default object is to be repaired.
+func mine(o metav1.Object) bool { return o.GetAnnotations()[rbacv1.AutoUpdateAnnotationKey] != "false" }
+
+func ensureRole(ctx context.Context, client kubernetes.Interface, want, have *rbacv1.Role) error {
+	roles := client.RbacV1().Roles(want.Namespace)
+	var err error
+	switch {
+	case have == nil:
+		_, err = roles.Create(ctx, want, metav1.CreateOptions{})
+	case mine(have):
+		if ok, missing := validation.Covers(have.Rules, want.Rules); !ok {
+			have.Rules = append(have.Rules, missing...)
+			_, err = roles.Update(ctx, have, metav1.UpdateOptions{})
+		}
+	}
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("ensure role %s/%s: %w", want.Namespace, want.Name, err)
+	}
+	return nil
+}
+
+func ensureBinding(ctx context.Context, client kubernetes.Interface, want, have *rbacv1.RoleBinding) error {
+	bindings := client.RbacV1().RoleBindings(want.Namespace)
+	var err error
+	switch {
+	case have == nil:
+		_, err = bindings.Create(ctx, want, metav1.CreateOptions{})
+	case mine(have) && have.RoleRef == want.RoleRef:
+		before := len(have.Subjects)
+		for _, s := range want.Subjects {
+			if !slices.Contains(have.Subjects, s) {
+				have.Subjects = append(have.Subjects, s)
+			}
+		}
+		if len(have.Subjects) > before {
+			_, err = bindings.Update(ctx, have, metav1.UpdateOptions{})
+		}
+	}
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("ensure role binding %s/%s: %w", want.Namespace, want.Name, err)
+	}
+	return nil
 }
 
 func reconcileRoles(ctx context.Context, g *errgroup.Group, client kubernetes.Interface) error {
@@ -150,17 +224,6 @@ func (c *bindingClient) Create(in reconciliation.RoleBinding) (reconciliation.Ro
 func (c *bindingClient) Update(in reconciliation.RoleBinding) (reconciliation.RoleBinding, error) {
 	b, err := c.client.RbacV1().ClusterRoleBindings().Update(c.ctx, in.(reconciliation.ClusterRoleBindingAdapter).ClusterRoleBinding, metav1.UpdateOptions{})
 	return reconciliation.ClusterRoleBindingAdapter{ClusterRoleBinding: b}, err
-}
-
-func createRole(ctx context.Context, client kubernetes.Interface, r *rbacv1.Role) error {
-	_, err := client.RbacV1().Roles(r.Namespace).Get(ctx, r.Name, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		_, err = client.RbacV1().Roles(r.Namespace).Create(ctx, r, metav1.CreateOptions{})
-	}
-	if err != nil && !apierrors.IsAlreadyExists(err) {
-		return fmt.Errorf("ensure role %s/%s: %w", r.Namespace, r.Name, err)
-	}
-	return nil
 }
 
 // EnsurePluginRole gives the user system:plugin:NAME just the rules given, by a

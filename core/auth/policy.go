@@ -46,25 +46,26 @@ func clusterRole(name string, rules ...rbacv1.PolicyRule) *rbacv1.ClusterRole {
 	return &rbacv1.ClusterRole{ObjectMeta: bootstrapMeta(name, nil), Rules: rules}
 }
 
-// part is a role that the aggregating role "to" takes in.
-func part(name, to string, rules ...rbacv1.PolicyRule) *rbacv1.ClusterRole {
-	return &rbacv1.ClusterRole{
-		ObjectMeta: bootstrapMeta(name, map[string]string{aggregateTo + to: "true"}), Rules: rules,
-	}
+// part is a role that the aggregating roles "to" take in.
+func part(name string, to []string, rules ...rbacv1.PolicyRule) *rbacv1.ClusterRole {
+	return &rbacv1.ClusterRole{ObjectMeta: bootstrapMeta(name, aggregateLabels(to)), Rules: rules}
 }
 
 const aggregateTo = "rbac.authorization.k8s.io/aggregate-to-"
 
-// whole is a role that takes in the parts labelled for it. The rules of those
-// that we know are written into it, so that people see them.
-func whole(name string, labels map[string]string, parts ...*rbacv1.ClusterRole) *rbacv1.ClusterRole {
-	var rules []rbacv1.PolicyRule
-	for _, p := range parts {
-		rules = append(rules, p.Rules...)
+func aggregateLabels(to []string) map[string]string {
+	labels := map[string]string{}
+	for _, name := range to {
+		labels[aggregateTo+name] = "true"
 	}
+	return labels
+}
+
+// whole is a role that takes in the parts labelled for it, and is itself a part
+// of others. Aggregation writes its rules.
+func whole(name string, to []string) *rbacv1.ClusterRole {
 	return &rbacv1.ClusterRole{
-		ObjectMeta: bootstrapMeta(name, labels),
-		Rules:      rules,
+		ObjectMeta: bootstrapMeta(name, aggregateLabels(to)),
 		AggregationRule: &rbacv1.AggregationRule{ClusterRoleSelectors: []metav1.LabelSelector{
 			{MatchLabels: map[string]string{aggregateTo + name: "true"}},
 		}},
@@ -91,53 +92,27 @@ func serviceAccount(namespace, name string) rbacv1.Subject {
 	return rbacv1.Subject{Kind: rbacv1.ServiceAccountKind, Namespace: namespace, Name: name}
 }
 
+// groupsRule is rule for resources of several API groups.
+func groupsRule(verbs, groups []string, resources ...string) rbacv1.PolicyRule {
+	return rbacv1.PolicyRule{Verbs: verbs, APIGroups: groups, Resources: resources}
+}
+
+func namespacedRole(namespace, name string, rules ...rbacv1.PolicyRule) *rbacv1.Role {
+	r := &rbacv1.Role{ObjectMeta: bootstrapMeta(name, nil), Rules: rules}
+	r.Namespace = namespace
+	return r
+}
+
+func namespacedBinding(namespace, name, role string, subjects ...rbacv1.Subject) *rbacv1.RoleBinding {
+	b := &rbacv1.RoleBinding{
+		ObjectMeta: bootstrapMeta(name, nil), Subjects: subjects,
+		RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: role},
+	}
+	b.Namespace = namespace
+	return b
+}
+
 // ClusterRoles are the roles every Kubernetes cluster begins with.
 func ClusterRoles() []*rbacv1.ClusterRole {
-	roles := []*rbacv1.ClusterRole{
-		clusterRole("cluster-admin", clone(everything)...),
-		clusterRole("system:discovery", paths("/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/openapi", "/openapi/*",
-			"/readyz", "/version", "/version/")),
-		clusterRole("system:monitoring", paths("/healthz", "/healthz/*", "/livez", "/livez/*", "/metrics", "/metrics/slis",
-			"/readyz", "/readyz/*")),
-		clusterRole("system:public-info-viewer", paths("/healthz", "/livez", "/readyz", "/version", "/version/")),
-		clusterRole("system:basic-user",
-			rule(verbs("create"), "authorization.k8s.io", "selfsubjectaccessreviews", "selfsubjectrulesreviews"),
-			rule(verbs("create"), "authentication.k8s.io", "selfsubjectreviews")),
-		clusterRole("system:service-account-issuer-discovery", paths("/.well-known/openid-configuration",
-			"/.well-known/openid-configuration/", "/openid/v1/jwks", "/openid/v1/jwks/")),
-		clusterRole("system:auth-delegator",
-			rule(verbs("create"), "authentication.k8s.io", "tokenreviews"),
-			rule(verbs("create"), "authorization.k8s.io", "subjectaccessreviews")),
-	}
-	return append(append(roles, userRoles()...), componentRoles()...)
-}
-
-// ClusterRoleBindings give those roles to whom they are made for.
-func ClusterRoleBindings() []*rbacv1.ClusterRoleBinding {
-	return []*rbacv1.ClusterRoleBinding{
-		clusterBinding("cluster-admin", "cluster-admin", group("system:masters")),
-		clusterBinding("system:discovery", "system:discovery", group("system:authenticated")),
-		clusterBinding("system:monitoring", "system:monitoring", group("system:monitoring")),
-		clusterBinding("system:public-info-viewer", "system:public-info-viewer",
-			group("system:authenticated"), group("system:unauthenticated")),
-		clusterBinding("system:basic-user", "system:basic-user", group("system:authenticated")),
-		clusterBinding("system:service-account-issuer-discovery", "system:service-account-issuer-discovery",
-			group("system:serviceaccounts")),
-		clusterBinding("system:node", "system:node"), // the Node authorizer's part; nobody is bound
-		clusterBinding("system:node-proxier", "system:node-proxier", userNamed("system:kube-proxy")),
-		clusterBinding("system:kube-scheduler", "system:kube-scheduler", userNamed("system:kube-scheduler")),
-		clusterBinding("system:volume-scheduler", "system:volume-scheduler", userNamed("system:kube-scheduler")),
-		clusterBinding("system:kube-controller-manager", "system:kube-controller-manager", userNamed("system:kube-controller-manager")),
-		clusterBinding("system:kube-dns", "system:kube-dns", serviceAccount("kube-system", "kube-dns")),
-	}
-}
-
-// Roles are the namespaced roles every Kubernetes cluster begins with.
-func Roles() []*rbacv1.Role {
-	reader := &rbacv1.Role{
-		ObjectMeta: bootstrapMeta("extension-apiserver-authentication-reader", nil),
-		Rules:      []rbacv1.PolicyRule{named(read, "", "configmaps", "extension-apiserver-authentication")},
-	}
-	reader.Namespace = metav1.NamespaceSystem
-	return []*rbacv1.Role{reader}
+	return append(append(userRoles(), componentRoles()...), controllerRoles()...)
 }

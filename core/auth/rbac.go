@@ -10,11 +10,15 @@ import (
 	"time"
 
 	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/util/retry"
 )
 
 // RBAC authorizes by the Role, ClusterRole, RoleBinding and ClusterRoleBinding
@@ -29,6 +33,7 @@ type RBAC struct {
 
 	synced    chan struct{} // closed when the index is complete
 	closeOnce sync.Once
+	changed   chan struct{} // holds one token: a ClusterRole is another one
 }
 
 var (
@@ -43,7 +48,9 @@ const syncWait = 10 * time.Second
 var errNotSynced = errors.New("RBAC objects are not loaded yet")
 
 // NewRBAC returns an authorizer that knows no rule until Watch feeds it.
-func NewRBAC() *RBAC { return &RBAC{index: newIndex(), synced: make(chan struct{})} }
+func NewRBAC() *RBAC {
+	return &RBAC{index: newIndex(), synced: make(chan struct{}), changed: make(chan struct{}, 1)}
+}
 
 // Watch keeps the index current from factory, which its caller starts
 // afterwards. The function returned waits until the index is complete.
@@ -76,6 +83,7 @@ func (r *RBAC) set(o any) {
 	switch o := o.(type) {
 	case *rbacv1.ClusterRole:
 		r.index.setRole(o, o.Rules, o.AggregationRule)
+		r.notify()
 	case *rbacv1.Role:
 		r.index.setRole(o, o.Rules, nil)
 	case *rbacv1.ClusterRoleBinding:
@@ -92,8 +100,54 @@ func (r *RBAC) remove(o any) {
 	switch o := o.(type) {
 	case *rbacv1.ClusterRole, *rbacv1.Role:
 		r.index.deleteRole(keyOf(o.(metav1.Object)))
+		r.notify()
 	case *rbacv1.ClusterRoleBinding, *rbacv1.RoleBinding:
 		r.index.deleteBinding(keyOf(o.(metav1.Object)))
+	}
+}
+
+func (r *RBAC) notify() {
+	select {
+	case r.changed <- struct{}{}:
+	default: // it will be looked at anyway
+	}
+}
+
+// aggregateAgain is the pause after a ClusterRole could not be written.
+const aggregateAgain = 5 * time.Second
+
+// Aggregate keeps the rules in the objects of aggregating ClusterRoles what they
+// are in effect, so that people see them, until ctx ends. It acts on changes.
+func (r *RBAC) Aggregate(ctx context.Context, client kubernetes.Interface) error {
+	if err := r.ready(ctx); err != nil {
+		<-ctx.Done()
+		return nil // whoever waits for the index has told
+	}
+	roles := client.RbacV1().ClusterRoles()
+	for {
+		var failed bool
+		for name, rules := range r.index.outdated() {
+			err := retry.RetryOnConflict(retry.DefaultBackoff, func() error {
+				role, err := roles.Get(ctx, name, metav1.GetOptions{})
+				if err != nil || role.AggregationRule == nil || equality.Semantic.DeepEqual(role.Rules, rules) {
+					return err
+				}
+				role.Rules = rules
+				_, err = roles.Update(ctx, role, metav1.UpdateOptions{FieldManager: "clusterrole-aggregation-controller"})
+				return err
+			})
+			failed = failed || err != nil && !apierrors.IsNotFound(err)
+		}
+		var again <-chan time.Time
+		if failed {
+			again = time.After(aggregateAgain)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-r.changed:
+		case <-again:
+		}
 	}
 }
 

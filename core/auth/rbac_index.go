@@ -2,9 +2,11 @@ package auth
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 
 	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
@@ -166,9 +168,8 @@ func (x *index) lock() {
 	}
 }
 
-// aggregate gathers the rules of the aggregating ClusterRoles. Upstream's
-// controller writes them into the role as well; here they count at once, and
-// without that controller.
+// aggregate gathers the rules of the aggregating ClusterRoles. They count at
+// once; RBAC.Aggregate writes them into the objects as well.
 func (x *index) aggregate() {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -176,26 +177,57 @@ func (x *index) aggregate() {
 		return
 	}
 	x.stale = false
-	// Two levels are enough for what exists (admin gathers edit gathers view,
-	// whose labels each role repeats), and cannot loop.
-	for key, r := range x.roles {
-		if len(r.selectors) == 0 {
-			continue
+	var names []string // of ClusterRoles, sorted: the order of the rules that come out
+	for key := range x.roles {
+		if key.Namespace == "" {
+			names = append(names, key.Name)
 		}
-		rules := clone(r.own)
-		for other, o := range x.roles {
-			if other.Namespace != "" || other == key {
-				continue
-			}
-			for _, s := range r.selectors {
-				if s.Matches(o.labels) {
-					rules = append(rules, o.own...)
-					break
-				}
-			}
-		}
-		r.rules = rules
 	}
+	slices.Sort(names)
+	for key, r := range x.roles {
+		if len(r.selectors) > 0 {
+			r.rules = x.gather(nil, key.Name, names, map[string]bool{})
+		}
+	}
+}
+
+// gather appends the rules of a ClusterRole that rules lacks: its own, or those
+// of all it aggregates, which may aggregate in turn.
+func (x *index) gather(rules []rbacv1.PolicyRule, name string, names []string, seen map[string]bool) []rbacv1.PolicyRule {
+	if seen[name] {
+		return rules
+	}
+	seen[name] = true
+	r := x.roles[types.NamespacedName{Name: name}]
+	if len(r.selectors) == 0 {
+		for _, rule := range r.own {
+			if !slices.ContainsFunc(rules, func(o rbacv1.PolicyRule) bool { return equality.Semantic.DeepEqual(o, rule) }) {
+				rules = append(rules, rule)
+			}
+		}
+		return rules
+	}
+	for _, other := range names {
+		set := x.roles[types.NamespacedName{Name: other}].labels
+		if slices.ContainsFunc(r.selectors, func(s labels.Selector) bool { return s.Matches(set) }) {
+			rules = x.gather(rules, other, names, seen)
+		}
+	}
+	return rules
+}
+
+// outdated are the aggregating ClusterRoles whose objects say other rules than
+// they have.
+func (x *index) outdated() map[string][]rbacv1.PolicyRule {
+	x.lock()
+	defer x.mu.RUnlock()
+	found := map[string][]rbacv1.PolicyRule{}
+	for key, r := range x.roles {
+		if len(r.selectors) > 0 && !equality.Semantic.DeepEqual(r.own, r.rules) {
+			found[key.Name] = clone(r.rules)
+		}
+	}
+	return found
 }
 
 // rulesOf returns the rules of the role that ref, seen from namespace, names.

@@ -163,7 +163,7 @@ func TestAggregation(t *testing.T) {
 	if may("example.com", "things") {
 		t.Fatal("view shows things before anybody said so")
 	}
-	add := part("things-view", "view", rule(read, "example.com", "things"))
+	add := part("things-view", []string{"view"}, rule(read, "example.com", "things"))
 	r.set(add)
 	if !may("example.com", "things") {
 		t.Error("a part labelled for view does not count")
@@ -253,7 +253,7 @@ func TestBootstrap(t *testing.T) {
 		t.Fatal(err)
 	}
 	roles := client.RbacV1().ClusterRoles()
-	view, err := roles.Get(t.Context(), "view", metav1.GetOptions{})
+	view, err := roles.Get(t.Context(), "system:aggregate-to-view", metav1.GetOptions{})
 	if err != nil || len(view.Rules) == 0 {
 		t.Fatalf("view is %v, %v", view, err)
 	}

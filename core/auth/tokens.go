@@ -3,7 +3,6 @@ package auth
 import (
 	"context"
 	"crypto"
-	"crypto/ecdsa"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,6 +14,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/uuid"
+	"k8s.io/apiserver/pkg/audit"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/serviceaccount"
 )
@@ -32,15 +32,38 @@ type Objects interface {
 	Node(ctx context.Context, name string) (*corev1.Node, error)
 }
 
+// TokenConfig says how service account tokens are issued and checked.
+type TokenConfig struct {
+	// Issuers are the values of iss that count; the first is signed with. Required.
+	Issuers []string
+	// Audiences are of the API server: what a token without audience gets, and what
+	// a request must have. Default: Issuers.
+	Audiences []string
+	// Signer signs. Required.
+	Signer crypto.Signer
+	// Keys are further ones whose tokens count.
+	Keys []crypto.PublicKey
+	// Objects are what tokens are bound to. Required.
+	Objects Objects
+	// MaxExpiration shortens tokens asked for. 0: no limit.
+	MaxExpiration time.Duration
+	// Extend lets pods' tokens of about an hour live a year, see Issue.
+	Extend bool
+	// JWKSURI is where the discovery document says that keys are. Default: the
+	// first issuer's URL and /openid/v1/jwks.
+	JWKSURI string
+	// CA is what goes into secrets of type kubernetes.io/service-account-token.
+	CA []byte
+}
+
 // Tokens issues and authenticates service account tokens. It may be used
 // concurrently.
 type Tokens struct {
-	issuer   string
-	audience []string // of the API server: what a token without audience gets, and what a request must have
-	key      *ecdsa.PrivateKey
-	kid      string
-	objects  Objects
-	now      func() time.Time
+	TokenConfig
+	signer verifier // the public half of Signer
+	keys   map[string]*verifier
+	order  []*verifier // of keys, signer first
+	now    func() time.Time
 
 	seen signatures
 }
@@ -50,23 +73,36 @@ var _ authenticator.Token = (*Tokens)(nil)
 // Issuer names the issuer of the tokens of a cluster with this DNS domain.
 func Issuer(domain string) string { return "https://kubernetes.default.svc." + domain }
 
-// NewTokens returns the issuer and authenticator of a cluster. The signer has to
-// be an ECDSA P-256 key, as pki.Authority has it.
-func NewTokens(domain string, signer crypto.Signer, objects Objects) (*Tokens, error) {
-	key, ok := signer.(*ecdsa.PrivateKey)
-	if !ok {
-		return nil, fmt.Errorf("sign service account tokens: got a key of type %T, want ECDSA P-256", signer)
+// NewTokens returns the issuer and authenticator of a cluster.
+func NewTokens(c TokenConfig) (*Tokens, error) {
+	if len(c.Issuers) == 0 || c.Signer == nil || c.Objects == nil {
+		return nil, errors.New("service account tokens need an issuer, a key and a way to look up objects")
 	}
-	kid, err := keyID(&key.PublicKey)
-	if err != nil {
-		return nil, err
+	if len(c.Audiences) == 0 {
+		c.Audiences = c.Issuers
 	}
-	issuer := Issuer(domain)
-	return &Tokens{issuer: issuer, audience: []string{issuer}, key: key, kid: kid, objects: objects, now: time.Now}, nil
+	t := &Tokens{TokenConfig: c, keys: map[string]*verifier{}, now: time.Now}
+	for i, key := range append([]crypto.PublicKey{c.Signer.Public()}, c.Keys...) {
+		v, err := newVerifier(key)
+		if err != nil {
+			return nil, fmt.Errorf("service account keys: %w", err)
+		}
+		if i == 0 {
+			t.signer = v
+		}
+		if t.keys[v.kid] == nil {
+			t.keys[v.kid] = &v
+			t.order = append(t.order, &v)
+		}
+	}
+	if t.JWKSURI == "" {
+		t.JWKSURI = t.Issuers[0] + "/openid/v1/jwks"
+	}
+	return t, nil
 }
 
-// Audiences is what the API server calls itself.
-func (t *Tokens) Audiences() authenticator.Audiences { return authenticator.Audiences(t.audience) }
+// APIAudiences is what the API server calls itself.
+func (t *Tokens) APIAudiences() authenticator.Audiences { return t.Audiences }
 
 // claims are those of upstream's tokens, in their order.
 type claims struct {
@@ -87,6 +123,8 @@ type privateClaims struct {
 	Pod            *ref   `json:"pod,omitempty"`
 	Secret         *ref   `json:"secret,omitempty"`
 	ServiceAccount ref    `json:"serviceaccount"`
+	// WarnAfter is when a token that was extended should have been replaced.
+	WarnAfter int64 `json:"warnafter,omitempty"`
 }
 
 type ref struct {
@@ -108,8 +146,19 @@ func (a *audience) UnmarshalJSON(data []byte) error {
 	return json.Unmarshal(data, (*[]string)(a))
 }
 
+const (
+	// podTokenSeconds is what the ServiceAccount admission plugin asks for: an hour
+	// and 7 s, by which such a request is told from others.
+	podTokenSeconds = 60*60 + 7
+	// extendedSeconds is how long such a token really lives if Extend is on.
+	extendedSeconds = 365 * 24 * 60 * 60
+)
+
 // Issue makes a token for sa. At most one of pod, secret and node binds it; a
-// pod may come with the node it runs on, which is then recorded only.
+// pod may come with the node it runs on, which is then recorded only. The token
+// of a pod that the ServiceAccount admission plugin gave it is refreshed each
+// hour, but if Extend is on lives longer than expires says, for programs that
+// read it once. More seconds than MaxExpiration are cut.
 func (t *Tokens) Issue(_ context.Context, sa *corev1.ServiceAccount, pod *corev1.Pod, secret *corev1.Secret, node *corev1.Node,
 	audiences []string, expirationSeconds int64) (token string, expires time.Time, err error) {
 	if pod != nil && secret != nil || secret != nil && node != nil {
@@ -119,12 +168,15 @@ func (t *Tokens) Issue(_ context.Context, sa *corev1.ServiceAccount, pod *corev1
 		return "", time.Time{}, fmt.Errorf("issue token: an expiration of %d s is not positive", expirationSeconds)
 	}
 	if len(audiences) == 0 {
-		audiences = t.audience
+		audiences = t.Audiences
+	}
+	if limit := int64(t.MaxExpiration / time.Second); limit > 0 && expirationSeconds > limit {
+		expirationSeconds = limit
 	}
 	now := t.now()
 	expires = now.Add(time.Duration(expirationSeconds) * time.Second).Truncate(time.Second)
 	c := claims{
-		Audience: audiences, Issuer: t.issuer, ID: string(uuid.NewUUID()),
+		Audience: audiences, Issuer: t.Issuers[0], ID: string(uuid.NewUUID()),
 		IssuedAt: now.Unix(), NotBefore: now.Unix(), Expiry: expires.Unix(),
 		Subject: serviceaccount.MakeUsername(sa.Namespace, sa.Name),
 		Private: privateClaims{Namespace: sa.Namespace, ServiceAccount: *refTo(sa)},
@@ -141,42 +193,80 @@ func (t *Tokens) Issue(_ context.Context, sa *corev1.ServiceAccount, pod *corev1
 	if node != nil {
 		c.Private.Node = refTo(node)
 	}
-	token, err = sign(t.key, t.kid, c)
+	if t.Extend && pod != nil && expirationSeconds == podTokenSeconds && len(authenticator.Audiences(audiences).Intersect(t.Audiences)) > 0 {
+		c.Private.WarnAfter, c.Expiry = c.Expiry, now.Unix()+extendedSeconds
+		if t.MaxExpiration > 0 {
+			c.Expiry = min(c.Expiry, now.Add(t.MaxExpiration).Unix())
+		}
+	}
+	token, err = t.signer.sign(t.Signer, c)
 	return token, expires, err
 }
 
 // AuthenticateToken checks a bearer token. One of another issuer is none of its
 // business: false without an error.
 func (t *Tokens) AuthenticateToken(ctx context.Context, token string) (*authenticator.Response, bool, error) {
-	var c claims
+	var c struct {
+		claims
+		legacyClaims
+	}
 	head, signed, sig, err := split(token, &c)
-	if err != nil || c.Issuer != t.issuer {
+	if err != nil || c.Issuer != legacyIssuer && !slices.Contains(t.Issuers, c.Issuer) {
 		return nil, false, nil
 	}
-	if head.Algorithm != "ES256" || head.KeyID != t.kid {
-		return nil, false, errors.New("service account token is signed by a key that this cluster does not have")
-	}
-	if !t.seen.has(token) {
-		if !verify(&t.key.PublicKey, signed, sig) {
-			return nil, false, errors.New("service account token has an invalid signature")
-		}
-		t.seen.add(token)
+	if err := t.checkSignature(token, head, signed, sig); err != nil {
+		return nil, false, err
 	}
 	wanted, ok := authenticator.AudiencesFrom(ctx)
 	if !ok || len(wanted) == 0 {
-		wanted = t.Audiences()
+		wanted = t.APIAudiences()
+	}
+	if c.Issuer == legacyIssuer {
+		return t.authenticateLegacy(ctx, token, c.Subject, &c.legacyClaims, wanted)
 	}
 	auds := authenticator.Audiences(c.Audience).Intersect(wanted)
 	if len(auds) == 0 {
 		return nil, false, fmt.Errorf("service account token is for audiences %q, not for %q", []string(c.Audience), []string(wanted))
 	}
-	if err := t.checkTime(&c); err != nil {
+	if err := t.checkTime(&c.claims); err != nil {
 		return nil, false, err
 	}
-	if err := t.checkObjects(ctx, &c); err != nil {
+	if err := t.checkObjects(ctx, &c.claims); err != nil {
 		return nil, false, err
 	}
-	return &authenticator.Response{User: userOf(&c).UserInfo(), Audiences: auds}, true, nil
+	if w := c.Private.WarnAfter; w != 0 && t.now().Unix() > w {
+		audit.AddAuditAnnotation(ctx, "authentication.k8s.io/stale-token", "subject: "+c.Subject+
+			fmt.Sprintf(", seconds after warning threshold: %d", t.now().Unix()-w))
+	}
+	return &authenticator.Response{User: userOf(&c.claims).UserInfo(), Audiences: auds}, true, nil
+}
+
+func (t *Tokens) checkSignature(token string, head header, signed string, sig []byte) error {
+	if t.seen.has(token) {
+		return nil
+	}
+	try := t.order // a token of an old issuer may name no key
+	if head.KeyID != "" {
+		try = nil
+		if v := t.keys[head.KeyID]; v != nil {
+			try = []*verifier{v}
+		}
+	}
+	known := false
+	for _, v := range try {
+		if v.alg != head.Algorithm {
+			continue
+		}
+		known = true
+		if v.verify(signed, sig) {
+			t.seen.add(token)
+			return nil
+		}
+	}
+	if !known {
+		return errors.New("service account token is signed by a key that this cluster does not have")
+	}
+	return errors.New("service account token has an invalid signature")
 }
 
 func (t *Tokens) checkTime(c *claims) error {
@@ -197,17 +287,17 @@ func (t *Tokens) checkObjects(ctx context.Context, c *claims) error {
 		return errors.New("service account token names another subject than its service account")
 	}
 	if err := check(t, "service account", &p.ServiceAccount, func(name string) (metav1.Object, error) {
-		return t.objects.ServiceAccount(ctx, ns, name)
+		return t.Objects.ServiceAccount(ctx, ns, name)
 	}); err != nil {
 		return err
 	}
 	switch {
 	case p.Pod != nil:
-		return check(t, "pod", p.Pod, func(name string) (metav1.Object, error) { return t.objects.Pod(ctx, ns, name) })
+		return check(t, "pod", p.Pod, func(name string) (metav1.Object, error) { return t.Objects.Pod(ctx, ns, name) })
 	case p.Secret != nil:
-		return check(t, "secret", p.Secret, func(name string) (metav1.Object, error) { return t.objects.Secret(ctx, ns, name) })
+		return check(t, "secret", p.Secret, func(name string) (metav1.Object, error) { return t.Objects.Secret(ctx, ns, name) })
 	case p.Node != nil:
-		return check(t, "node", p.Node, func(name string) (metav1.Object, error) { return t.objects.Node(ctx, name) })
+		return check(t, "node", p.Node, func(name string) (metav1.Object, error) { return t.Objects.Node(ctx, name) })
 	}
 	return nil
 }
@@ -245,22 +335,33 @@ func userOf(c *claims) *serviceaccount.ServiceAccountInfo {
 
 // JWKS is the key set document served at /openid/v1/jwks.
 func (t *Tokens) JWKS() ([]byte, error) {
-	key, err := newJWK(&t.key.PublicKey, t.kid)
-	if err != nil {
-		return nil, err
+	var keys []jwk
+	for _, v := range t.order {
+		key, err := v.jwk()
+		if err != nil {
+			return nil, err
+		}
+		keys = append(keys, key)
 	}
-	return json.Marshal(map[string][]jwk{"keys": {key}})
+	return json.Marshal(map[string][]jwk{"keys": keys})
 }
 
 // Configuration is the document served at /.well-known/openid-configuration.
 func (t *Tokens) Configuration() ([]byte, error) {
+	var algs []string
+	for _, v := range t.order {
+		if !slices.Contains(algs, v.alg) {
+			algs = append(algs, v.alg)
+		}
+	}
+	slices.Sort(algs)
 	return json.Marshal(struct {
 		Issuer        string   `json:"issuer"`
 		JWKSURI       string   `json:"jwks_uri"`
 		ResponseTypes []string `json:"response_types_supported"`
 		SubjectTypes  []string `json:"subject_types_supported"`
 		Algorithms    []string `json:"id_token_signing_alg_values_supported"`
-	}{t.issuer, t.issuer + "/openid/v1/jwks", []string{"id_token"}, []string{"public"}, []string{"ES256"}})
+	}{t.Issuers[0], t.JWKSURI, []string{"id_token"}, []string{"public"}, algs})
 }
 
 // signatures remembers tokens whose signature was good: checking one costs more

@@ -53,7 +53,7 @@ func newTokens(t testing.TB, objects Objects) *Tokens {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tokens, err := NewTokens("cluster.local", key, objects)
+	tokens, err := NewTokens(TokenConfig{Issuers: []string{Issuer("cluster.local")}, Signer: key, Objects: objects})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,8 +168,8 @@ func TestForgedTokens(t *testing.T) {
 		"four parts":     good + ".x",
 		"another key":    foreign,
 		"another body":   parts[0] + "." + admin + "." + parts[2],
-		"no algorithm":   encode([]byte(`{"alg":"none","kid":"`+tokens.kid+`"}`)) + "." + parts[1] + ".",
-		"HMAC":           encode([]byte(`{"alg":"HS256","kid":"`+tokens.kid+`"}`)) + "." + parts[1] + "." + parts[2],
+		"no algorithm":   encode([]byte(`{"alg":"none","kid":"`+tokens.signer.kid+`"}`)) + "." + parts[1] + ".",
+		"HMAC":           encode([]byte(`{"alg":"HS256","kid":"`+tokens.signer.kid+`"}`)) + "." + parts[1] + "." + parts[2],
 		"cut signature":  good[:len(good)-4],
 		"zero signature": parts[0] + "." + parts[1] + "." + encode(make([]byte, 64)),
 		"padding":        good + "=",
@@ -197,7 +197,7 @@ func TestDiscoveryDocuments(t *testing.T) {
 		t.Fatalf("got %s, %v", data, err)
 	}
 	x, err := base64.RawURLEncoding.DecodeString(set.Keys[0]["x"])
-	if err != nil || len(x) != 32 || set.Keys[0]["kid"] != tokens.kid {
+	if err != nil || len(x) != 32 || set.Keys[0]["kid"] != tokens.signer.kid {
 		t.Errorf("key set is %s", data)
 	}
 	data, err = tokens.Configuration()

@@ -36,15 +36,21 @@ type verified struct {
 
 var _ authenticator.Request = (*ClientCertificates)(nil)
 
-// NewClientCertificates trusts the certificates that roots signed.
-func NewClientCertificates(roots *x509.CertPool) *ClientCertificates {
-	opts := x509request.DefaultVerifyOptions()
-	opts.Roots = roots
-	return &ClientCertificates{
-		verify: x509request.New(opts, x509request.CommonNameUserConversion),
-		now:    time.Now,
-		known:  map[*x509.Certificate]verified{},
+// NewClientCertificates trusts the certificates that the roots of options
+// signed, which may change. A nil clock is the machine's.
+func NewClientCertificates(options x509request.VerifyOptionFunc, now func() time.Time) *ClientCertificates {
+	c := &ClientCertificates{now: now, known: map[*x509.Certificate]verified{}}
+	if now == nil {
+		c.now = time.Now
 	}
+	c.verify = x509request.NewDynamic(func() (x509.VerifyOptions, bool) {
+		o, ok := options()
+		if now != nil {
+			o.CurrentTime = now()
+		}
+		return o, ok
+	}, x509request.CommonNameUserConversion)
+	return c
 }
 
 // AuthenticateRequest implements authenticator.Request.
