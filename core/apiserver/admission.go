@@ -5,6 +5,9 @@ import (
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/admission/initializer"
@@ -121,6 +124,13 @@ func (s *Server) admit(gc *genericapiserver.Config) error {
 	if err != nil {
 		return fmt.Errorf("admission: %w", err)
 	}
+	// Events are one kind in two groups; webhooks and policies for either see both.
+	gc.EquivalentResourceRegistry = runtime.NewEquivalentResourceRegistryWithIdentity(func(gr schema.GroupResource) string {
+		if gr == eventsv1.Resource("events") {
+			gr = corev1.Resource("events")
+		}
+		return gr.String()
+	})
 	gc.AdmissionControl = admissionmetrics.WithStepMetrics(chain)
 	return nil
 }

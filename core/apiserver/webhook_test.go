@@ -50,22 +50,29 @@ func denied(code int32, message string) reply {
 func startHook(t *testing.T, answer reply) *hookServer {
 	t.Helper()
 	s := &hookServer{}
-	s.Server = httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	s.Server = httptest.NewTLSServer(hookHandler(func(r *admissionv1.AdmissionRequest) *admissionv1.AdmissionResponse {
+		s.mu.Lock()
+		s.requests = append(s.requests, r)
+		s.mu.Unlock()
+		return answer(r)
+	}))
+	t.Cleanup(s.Close)
+	return s
+}
+
+// hookHandler reads and writes reviews.
+func hookHandler(answer reply) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
 		var review admissionv1.AdmissionReview
 		if err := json.NewDecoder(r.Body).Decode(&review); err != nil || review.Request == nil {
 			http.Error(w, fmt.Sprint("not a review: ", err), http.StatusBadRequest)
 			return
 		}
-		s.mu.Lock()
-		s.requests = append(s.requests, review.Request)
-		s.mu.Unlock()
 		response := answer(review.Request)
 		response.UID = review.Request.UID
 		review.Request, review.Response = nil, response
 		_ = json.NewEncoder(w).Encode(review)
-	}))
-	t.Cleanup(s.Close)
-	return s
+	}
 }
 
 // startRawHook answers with what the handler writes.
