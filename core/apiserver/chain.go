@@ -16,6 +16,7 @@ import (
 // small request's allocations. What is not configured (audit, tracing, CORS,
 // HSTS, GOAWAY) adds nothing.
 func (s *Server) chain(h http.Handler, c *genericapiserver.Config) http.Handler {
+	h = s.fast.over(h)
 	h = genericapifilters.WithAuthorization(h, c.Authorization.Authorizer, c.Serializer)
 	h = s.withFlowControl(h, c)
 	if c.FeatureGate.Enabled(genericfeatures.ConstrainedImpersonation) {

@@ -56,7 +56,8 @@ type Config struct {
 	Options *Options
 
 	// now is the clock of identities, of tests. Nil: the machine's.
-	now func() time.Time
+	now       func() time.Time
+	plainPath bool // for tests: without the fast path, whose oracle this is
 }
 
 func (c *Config) setDefaults() error {

@@ -53,6 +53,7 @@ type Server struct {
 	services *serviceResolver
 	late     lateAdmission
 	mapper   *kindMapper
+	fast     fastPath
 
 	ready     chan struct{} // closed when all is there
 	readyOnce sync.Once
@@ -231,6 +232,9 @@ func (s *Server) install(gc *genericapiserver.Config, groups []*genericapiserver
 		return fmt.Errorf("install API groups: %w", err)
 	}
 	if err := installDiscovery(generic, tokens); err != nil {
+		return err
+	}
+	if err := s.enableFastPath(generic, gc, groups); err != nil {
 		return err
 	}
 	if s.aggregator, err = s.newAggregator(base, generic); err != nil {

@@ -1,0 +1,337 @@
+package apiserver
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+
+	"keelson.dev/keelson/core/registry"
+)
+
+// TestFastFind checks which requests the fast path takes.
+func TestFastFind(t *testing.T) {
+	serve := func(http.ResponseWriter, *http.Request) {}
+	f := &fastPath{routes: map[fastRoute]http.HandlerFunc{}}
+	for _, verb := range []string{"get", "list", "watch", "create", "update", "patch", "delete"} {
+		f.routes[fastRoute{"", "v1", "pods", "", verb}] = serve
+		f.routes[fastRoute{"apps", "v1", "deployments", "status", verb}] = serve
+	}
+	const pods = "/api/v1/namespaces/default/pods"
+	for _, tt := range []struct {
+		name, method, path  string
+		accept, contentType string
+		fast                bool
+	}{
+		{name: "get", method: "GET", path: pods + "/a", fast: true},
+		{name: "head", method: "HEAD", path: pods + "/a"},
+		{name: "list", method: "GET", path: pods + "?limit=5", fast: true},
+		{name: "list of one name", method: "GET", path: pods + "?fieldSelector=metadata.name%3Da", fast: true},
+		{name: "list of all namespaces", method: "GET", path: "/api/v1/pods", fast: true},
+		{name: "watch", method: "GET", path: "/api/v1/pods?watch=1", fast: true},
+		{name: "watch by prefix", method: "GET", path: "/api/v1/watch/pods"},
+		{name: "watch by prefix in a namespace", method: "GET", path: "/api/v1/watch/namespaces/default/pods"},
+		{name: "trailing slash", method: "GET", path: pods + "/"},
+		{name: "doubled slash", method: "GET", path: "/api/v1/namespaces/default//pods/a"},
+		{name: "escaped", method: "GET", path: pods + "/a%2Fb"},
+		{name: "deeper", method: "GET", path: pods + "/a/log/b"},
+		{name: "other subresource", method: "GET", path: pods + "/a/log"},
+		{name: "create", method: "POST", path: pods, contentType: "application/json", fast: true},
+		{name: "create in protobuf", method: "POST", path: pods, contentType: "application/vnd.kubernetes.protobuf", fast: true},
+		{name: "create in YAML", method: "POST", path: pods, contentType: "application/yaml"},
+		{name: "create as a patch", method: "POST", path: pods, contentType: "application/merge-patch+json"},
+		{name: "create with a name in the path", method: "POST", path: pods + "/a", contentType: "application/json"},
+		{name: "patch", method: "PATCH", path: pods + "/a", contentType: "application/strategic-merge-patch+json", fast: true},
+		{name: "patch that is none", method: "PATCH", path: pods + "/a", contentType: "application/json"},
+		{name: "status in a group", method: "PUT", path: "/apis/apps/v1/namespaces/x/deployments/a/status", contentType: "application/json", fast: true},
+		{name: "other version", method: "GET", path: "/apis/apps/v1beta1/namespaces/x/deployments/a/status"},
+		{name: "collection", method: "DELETE", path: pods},
+		{name: "table", method: "GET", path: pods, accept: "application/json;as=Table;v=v1;g=meta.k8s.io,application/json", fast: true},
+		{name: "YAML wanted", method: "GET", path: pods, accept: "application/yaml"},
+		{name: "picture wanted", method: "GET", path: pods, accept: "image/png"},
+		{name: "no resource", method: "GET", path: "/healthz"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := httptest.NewRequest(tt.method, tt.path, http.NoBody)
+			r.Header.Set("Accept", tt.accept)
+			r.Header.Set("Content-Type", tt.contentType)
+			resolver := &request.RequestInfoFactory{APIPrefixes: sets.NewString("api", "apis"), GrouplessAPIPrefixes: sets.NewString("api")}
+			info, err := resolver.NewRequestInfo(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := f.find(r.WithContext(request.WithRequestInfo(r.Context(), info))) != nil; got != tt.fast {
+				t.Errorf("taken by the fast path: %v, want %v", got, tt.fast)
+			}
+		})
+	}
+}
+
+// twins are two servers, one without the fast path, that get the same requests.
+type twins struct {
+	fast, plain *http.Client
+	addr        [2]string
+}
+
+// differing are what two servers may say differently.
+var differing = []struct {
+	what *regexp.Regexp
+	with string
+}{
+	{regexp.MustCompile(`"(uid|resourceVersion|continue)":"[^"]*"`), `"$1":"X"`},
+	{regexp.MustCompile(`"(creationTimestamp|deletionTimestamp|time|lastTransitionTime)":"[^"]*"`), `"$1":"T"`},
+	{regexp.MustCompile(`kube-api-access-[a-z0-9]{5}`), "kube-api-access-R"},
+	{regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`), "U"},
+}
+
+// twinAnswer is what is compared.
+type twinAnswer struct {
+	status  int
+	headers string
+	body    string
+}
+
+func (a twinAnswer) String() string { return fmt.Sprintf("%d\n%s\n%s", a.status, a.headers, a.body) }
+
+func (w *twins) send(t *testing.T, c *http.Client, addr, method, path, contentType, accept string, body []byte) twinAnswer {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), method, "https://"+addr+path, bytes.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("User-Agent", "twins/1 (test)")
+	if contentType != "" {
+		r.Header.Set("Content-Type", contentType)
+	}
+	if accept != "" {
+		r.Header.Set("Accept", accept)
+	}
+	res, err := c.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	data, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := twinAnswer{status: res.StatusCode}
+	for _, h := range []string{"Content-Type", "Warning", "Retry-After", "Vary", "Cache-Control", "Content-Encoding"} {
+		a.headers += h + ": " + strings.Join(res.Header[h], " | ") + "\n"
+	}
+	if strings.HasPrefix(res.Header.Get("Content-Type"), runtime.ContentTypeProtobuf) {
+		data = asJSON(t, data)
+	}
+	a.body = string(data)
+	for _, d := range differing {
+		a.body = d.what.ReplaceAllString(a.body, d.with)
+		a.headers = d.what.ReplaceAllString(a.headers, d.with)
+	}
+	if strings.Contains(a.body, "typed patch object") { // the library lists its faults in the order of a Go map
+		lines := strings.FieldsFunc(strings.ReplaceAll(a.body, `","code`, `\n","code`), func(r rune) bool { return r == '\\' })
+		slices.Sort(lines)
+		a.body = strings.Join(lines, "")
+	}
+	return a
+}
+
+// asJSON turns protobuf into JSON, and checks that it is as the encoder makes it.
+func asJSON(t *testing.T, data []byte) []byte {
+	t.Helper()
+	obj, kind, err := scheme.Codecs.UniversalDeserializer().Decode(data, nil, nil)
+	if err != nil {
+		t.Fatalf("protobuf of the answer: %v", err)
+	}
+	info, _ := runtime.SerializerInfoForMediaType(scheme.Codecs.SupportedMediaTypes(), runtime.ContentTypeProtobuf)
+	again, err := runtime.Encode(scheme.Codecs.EncoderForVersion(info.Serializer, kind.GroupVersion()), obj)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(again, data) {
+		t.Errorf("protobuf of %s is not as the encoder makes it", kind)
+	}
+	out, err := json.Marshal(obj)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// same sends a request to both servers and compares what they say.
+func (w *twins) same(t *testing.T, method, path, contentType, accept string, body []byte) {
+	t.Helper()
+	fast := w.send(t, w.fast, w.addr[0], method, path, contentType, accept, body)
+	plain := w.send(t, w.plain, w.addr[1], method, path, contentType, accept, body)
+	if fast != plain {
+		f, p := fast.String(), plain.String()
+		at := 0
+		for at < min(len(f), len(p)) && f[at] == p[at] {
+			at++
+		}
+		t.Errorf("%s %s (%s, %s)\nfast path:  ...%s\nplain path: ...%s", method, path, contentType, accept,
+			f[max(0, at-200):min(at+300, len(f))], p[max(0, at-200):min(at+300, len(p))])
+	}
+}
+
+func newTwins(t *testing.T) *twins {
+	t.Helper()
+	w := &twins{}
+	for i, h := range []*harness{start(t), start(t, func(c *Config) { c.plainPath = true })} {
+		if h.config.plainPath != (h.fast.routes == nil) {
+			t.Fatal("the fast path is not as chosen")
+		}
+		c, err := rest.HTTPClientFor(h.as(t, "admin", "system:masters"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.addr[i] = h.Address().String()
+		if i == 0 {
+			w.fast = c
+		} else {
+			w.plain = c
+		}
+	}
+	w.same(t, "POST", "/api/v1/namespaces/default/serviceaccounts", runtime.ContentTypeJSON, "",
+		[]byte(`{"apiVersion":"v1","kind":"ServiceAccount","metadata":{"name":"default"}}`))
+	return w
+}
+
+// fastRequests are valid and invalid requests in the order in which they are sent.
+var fastRequests = []struct{ method, path, contentType, body string }{
+	{"POST", "pods", "json", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a","labels":{"x":"1","y":"2"},"annotations":{"k":"v"},"finalizers":["example.com/f"]},
+		"spec":{"containers":[{"name":"c","image":"i","ports":[{"containerPort":80},{"containerPort":80,"protocol":"UDP"}],"env":[{"name":"A","value":"b"}],
+		"resources":{"requests":{"cpu":"100m"}}}],"tolerations":[{"key":"k","operator":"Exists"}]}}`},
+	{"POST", "pods", "json", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a"},"spec":{"containers":[{"name":"c","image":"i"}]}}`},
+	{"POST", "pods", "json", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"B_"},"spec":{"containers":[{"name":"c"}],"restartPolicy":"No"}}`},
+	{"POST", "pods?fieldValidation=Strict", "json", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"s"},"spec":{"containers":[{"name":"c","image":"i","nix":1}]}}`},
+	{"POST", "pods?fieldValidation=Warn", "json", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"w"},"spec":{"containers":[{"name":"c","image":"i","nix":1}]}}`},
+	{"POST", "pods?dryRun=All", "json", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"d"},"spec":{"containers":[{"name":"c","image":"i"}]}}`},
+	{"POST", "pods?dryRun=Some", "json", `{}`},
+	{"POST", "pods?fieldManager=someone", "json", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"m","ownerReferences":[
+		{"apiVersion":"v1","kind":"Pod","name":"o","uid":"1"},{"apiVersion":"v1","kind":"Pod","name":"o","uid":"1"}]},"spec":{"containers":[{"name":"c","image":"i"}]}}`},
+	{"POST", "pods", "json", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"f","managedFields":[{"manager":"x","operation":"Update","apiVersion":"v1",
+		"fieldsType":"FieldsV1","fieldsV1":{"f:spec":{"f:nodeName":{}}}}]},"spec":{"containers":[{"name":"c","image":"i"}]}}`},
+	{"POST", "pods", "json", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"n","namespace":"other"},"spec":{"containers":[{"name":"c","image":"i"}]}}`},
+	{"POST", "pods", "json", `{"apiVersion":"v1","kind":"Service"}`},
+	{"POST", "pods", "json", `{"apiVersion":"v2","kind":"Pod"}`},
+	{"POST", "pods", "json", `{"`},
+	{"POST", "pods", "json", ``},
+	{"POST", "pods", "protobuf", "k8s\x00nonsense"},
+	{"GET", "pods/a", "", ""},
+	{"GET", "pods/a?resourceVersion=x", "", ""},
+	{"GET", "pods/missing", "", ""},
+	{"GET", "pods?labelSelector=x%3D1", "", ""},
+	{"GET", "pods?labelSelector=x%3D%3D%3D", "", ""},
+	{"GET", "pods?fieldSelector=spec.nix%3D1", "", ""},
+	{"GET", "pods?fieldSelector=spec.nodeName%3D", "", ""},
+	{"GET", "pods?limit=1", "", ""},
+	{"GET", "pods?continue=nonsense", "", ""},
+	{"PATCH", "pods/a", "strategic-merge-patch+json", `{"metadata":{"annotations":{"k":null,"l":"w"}},"spec":{"containers":[{"name":"c","image":"j"}]}}`},
+	{"PATCH", "pods/a", "merge-patch+json", `{"metadata":{"labels":{"x":"3"},"finalizers":null}}`},
+	{"PATCH", "pods/a", "json-patch+json", `[{"op":"add","path":"/metadata/labels/z","value":"9"}]`},
+	{"PATCH", "pods/a", "json-patch+json", `[{"op":"test","path":"/metadata/labels/z","value":"8"}]`},
+	{"PATCH", "pods/a", "merge-patch+json", `{"metadata":{"managedFields":[{}]}}`},
+	{"PATCH", "pods/a", "strategic-merge-patch+json", `{"spec":{"nodeName":7}}`},
+	{"PATCH", "pods/a", "merge-patch+json", `{"spec":{"restartPolicy":"OnFailure"}}`},
+	{"PATCH", "pods/a/status", "strategic-merge-patch+json", `{"status":{"phase":"Running","conditions":[{"type":"Ready","status":"True"}]},"spec":{"nodeName":"x"}}`},
+	{"PATCH", "pods/a/status?fieldManager=kubelet", "strategic-merge-patch+json", `{"status":{"podIP":"10.0.0.1","podIPs":[{"ip":"10.0.0.1"}],
+		"conditions":[{"type":"Ready","status":"False"},{"type":"Other","status":"True"}]}}`},
+	{"PATCH", "pods/a/status", "strategic-merge-patch+json", `{"status":{"phase":"Nix"}}`},
+	{"PATCH", "pods/missing/status", "strategic-merge-patch+json", `{"status":{}}`},
+	{"PATCH", "pods/a?fieldManager=ssa", "apply-patch+yaml", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a","labels":{"x":"5"}}}`},
+	{"PATCH", "pods/a?fieldManager=ssa&force=true", "apply-patch+yaml", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a","labels":{"x":"5"}}}`},
+	{"PATCH", "pods/new?fieldManager=ssa", "apply-patch+yaml",
+		"apiVersion: v1\nkind: Pod\nmetadata:\n  name: new\nspec:\n  containers:\n  - name: c\n    image: i\n    ports:\n    - containerPort: 80\n"},
+	{"PATCH", "pods/new?fieldManager=ssa", "apply-patch+yaml", "apiVersion: v1\nkind: Pod\nmetadata:\n  name: new\nspec:\n  containers:\n  - name: c\n    image: i\n  - name: c\n"},
+	{"PATCH", "pods/new", "apply-patch+yaml", "apiVersion: v1\nkind: Pod\n"},
+	{"PUT", "pods/missing", "json", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"missing"},"spec":{"containers":[{"name":"c","image":"i"}]}}`},
+	{"PUT", "pods/a", "json", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"b"},"spec":{"containers":[{"name":"c","image":"i"}]}}`},
+	{"PUT", "pods/a", "json", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a","resourceVersion":"1"},"spec":{"containers":[{"name":"c","image":"j"}]}}`},
+	{"PUT", "pods/w", "json", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"w","annotations":{"q":"r"}},"spec":{"containers":[{"name":"c","image":"k"}]}}`},
+	{"POST", "configmaps", "json", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"generateName":""},"data":{"a":"b"}}`},
+	{"POST", "configmaps", "json", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"c"},"data":{"a":"b","c":""},"binaryData":{"d":"AAAA"}}`},
+	{"PUT", "configmaps/c", "json", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"c"},"data":{"a":"c"},"immutable":true}`},
+	{"PUT", "configmaps/c", "json", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"c"},"data":{"a":"d"}}`},
+	{"GET", "configmaps/c", "", ""},
+	{"DELETE", "configmaps/c?dryRun=All", "", ""},
+	{"DELETE", "configmaps/c", "json", `{"preconditions":{"uid":"nix"}}`},
+	{"DELETE", "configmaps/c", "", ""},
+	{"DELETE", "configmaps/c", "", ""},
+	{"DELETE", "pods/m", "json", `{"gracePeriodSeconds":0}`},
+	{"GET", "pods", "", ""},
+	{"GET", "configmaps", "", ""},
+}
+
+// TestFastPathSaysTheSame sends the same requests to a server with the fast path
+// and to one without.
+func TestFastPathSaysTheSame(t *testing.T) {
+	w := newTwins(t)
+	media := map[string]string{"": "", "protobuf": runtime.ContentTypeProtobuf}
+	for i, r := range fastRequests {
+		t.Run(fmt.Sprint(i, " ", r.method, " ", r.path), func(t *testing.T) {
+			contentType, ok := media[r.contentType]
+			if !ok {
+				contentType = "application/" + r.contentType
+			}
+			accepts := []string{runtime.ContentTypeJSON, runtime.ContentTypeProtobuf}
+			if r.method == "GET" {
+				accepts = append(accepts, "", "application/json;as=Table;v=v1;g=meta.k8s.io", "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io",
+					"application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io", "application/json;q=0.1")
+			} else {
+				accepts = accepts[i%2 : i%2+1]
+			}
+			for _, accept := range accepts {
+				w.same(t, r.method, "/api/v1/namespaces/default/"+r.path, contentType, accept, []byte(r.body))
+			}
+		})
+	}
+}
+
+// TestFastPathFuzz writes random pods to both servers, and changes them.
+func TestFastPathFuzz(t *testing.T) {
+	w := newTwins(t)
+	rounds := 60
+	if testing.Short() {
+		rounds = 10
+	}
+	for i := range rounds {
+		name := fmt.Sprintf("p%d", i)
+		first, second := randomPod(int64(i), name), randomPod(int64(i+1000), name)
+		types := []string{runtime.ContentTypeJSON, runtime.ContentTypeProtobuf}
+		if i%2 == 1 {
+			slices.Reverse(types)
+		}
+		w.same(t, "POST", "/api/v1/namespaces/default/pods", types[0], types[1], encodePod(t, first, types[0]))
+		w.same(t, "PUT", "/api/v1/namespaces/default/pods/"+name, types[1], types[0], encodePod(t, second, types[1]))
+		w.same(t, "PUT", "/api/v1/namespaces/default/pods/"+name+"/status", types[0], types[1], encodePod(t, second, types[0]))
+		w.same(t, "PATCH", "/api/v1/namespaces/default/pods/"+name+"?fieldManager=ssa&force=true", "application/apply-patch+yaml", types[0],
+			encodePod(t, second, runtime.ContentTypeJSON))
+		w.same(t, "GET", "/api/v1/namespaces/default/pods/"+name, "", types[1], nil)
+	}
+}
+
+func encodePod(t *testing.T, obj runtime.Object, mediaType string) []byte {
+	t.Helper()
+	info, ok := runtime.SerializerInfoForMediaType(registry.Codecs.SupportedMediaTypes(), mediaType)
+	if !ok {
+		t.Fatalf("no serializer of %s", mediaType)
+	}
+	data, err := runtime.Encode(registry.Codecs.EncoderForVersion(info.Serializer, corev1.SchemeGroupVersion), obj)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}

@@ -1,0 +1,249 @@
+package ownedfields
+
+import (
+	"math/rand"
+	"reflect"
+	"slices"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/apimachinery/pkg/util/managedfields"
+	openapinamer "k8s.io/apiserver/pkg/endpoints/openapi"
+	genericapiserver "k8s.io/apiserver/pkg/server"
+
+	"keelson.dev/keelson/core/registry/openapi"
+	registry "keelson.dev/keelson/core/registry/resource"
+)
+
+var samples = []runtime.Object{
+	&corev1.Pod{}, &corev1.Node{}, &corev1.ConfigMap{}, &corev1.Service{}, &corev1.Event{}, &appsv1.Deployment{}, &discoveryv1.EndpointSlice{},
+}
+
+// fill sets the fields of v to random values of few choices.
+func fill(v reflect.Value, r *rand.Rand, depth int) {
+	switch p := v.Addr().Interface().(type) {
+	case *metav1.Time:
+		*p = metav1.NewTime(time.Unix(1_700_000_000+r.Int63n(3), 0))
+		return
+	case *metav1.MicroTime:
+		*p = metav1.NewMicroTime(time.Unix(1_700_000_000+r.Int63n(3), 0))
+		return
+	case *resource.Quantity:
+		*p = *resource.NewMilliQuantity(r.Int63n(3), resource.DecimalSI)
+		return
+	case *intstr.IntOrString:
+		*p = intstr.FromInt32(r.Int31n(3))
+		return
+	case *runtime.RawExtension, *metav1.TypeMeta, *[]metav1.ManagedFieldsEntry:
+		return
+	}
+	switch v.Kind() {
+	case reflect.String:
+		v.SetString([]string{"", "a", "b", "c"}[r.Intn(4)])
+	case reflect.Bool:
+		v.SetBool(r.Intn(2) == 0)
+	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
+		v.SetInt(int64(r.Intn(3)))
+	case reflect.Uint8:
+		v.SetUint(uint64(r.Intn(3)))
+	case reflect.Pointer:
+		if depth > 0 && r.Intn(2) > 0 {
+			v.Set(reflect.New(v.Type().Elem()))
+			fill(v.Elem(), r, depth-1)
+		}
+	case reflect.Slice:
+		if n := r.Intn(4); depth > 0 && n > 0 {
+			v.Set(reflect.MakeSlice(v.Type(), n-1, n)) // empty ones are not nil
+			for i := range n - 1 {
+				fill(v.Index(i), r, depth-1)
+			}
+		}
+	case reflect.Map:
+		for range r.Intn(3) {
+			if v.IsNil() {
+				v.Set(reflect.MakeMap(v.Type()))
+			}
+			key, value := reflect.New(v.Type().Key()).Elem(), reflect.New(v.Type().Elem()).Elem()
+			fill(key, r, depth-1)
+			fill(value, r, depth-1)
+			v.SetMapIndex(key, value)
+		}
+	case reflect.Struct:
+		for i := range v.NumField() {
+			if v.Type().Field(i).IsExported() {
+				fill(v.Field(i), r, depth)
+			}
+		}
+	}
+}
+
+// change makes some random fields of an object others.
+func change(obj runtime.Object, r *rand.Rand) {
+	v := reflect.ValueOf(obj).Elem()
+	for range 1 + r.Intn(3) {
+		f := v.Field(1 + r.Intn(v.NumField()-1)) // not TypeMeta
+		for f.Kind() == reflect.Struct && f.NumField() > 0 && r.Intn(4) > 0 {
+			if next := f.Field(r.Intn(f.NumField())); next.CanSet() {
+				f = next
+				continue
+			}
+			break
+		}
+		if f.Type() != reflect.TypeFor[[]metav1.ManagedFieldsEntry]() {
+			fill(f, r, 4)
+		}
+	}
+}
+
+func newConverters(t testing.TB) (fast, plain managedfields.TypeConverter) {
+	t.Helper()
+	config := genericapiserver.DefaultOpenAPIV3Config(openapi.Definitions, openapinamer.NewDefinitionNamer(registry.Scheme))
+	c := NewConverter(config, samples)
+	plain, err := c.plain()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c, plain
+}
+
+func manager(t testing.TB, c managedfields.TypeConverter, kind schema.GroupVersionKind, subresource string) *managedfields.FieldManager {
+	t.Helper()
+	s := registry.Scheme
+	m, err := managedfields.NewDefaultFieldManager(c, runtime.UnsafeObjectConvertor(s), s, s, kind,
+		schema.GroupVersion{Group: kind.Group, Version: runtime.APIVersionInternal}, subresource, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// outcome is what a field manager made of an update, without times.
+func outcome(obj runtime.Object, err error) ([]metav1.ManagedFieldsEntry, error) {
+	if err != nil {
+		return nil, err
+	}
+	m, err := meta.Accessor(obj)
+	if err != nil {
+		return nil, err
+	}
+	entries := slices.Clone(m.GetManagedFields())
+	for i := range entries {
+		entries[i].Time = nil
+	}
+	return entries, nil
+}
+
+// TestSameManagedFields checks that field managers with this converter and with
+// the library's write the same, when random objects are created and changed.
+func TestSameManagedFields(t *testing.T) {
+	fast, plain := newConverters(t)
+	rounds := 300
+	if testing.Short() {
+		rounds = 40
+	}
+	for _, sample := range samples {
+		kinds, _, err := registry.Scheme.ObjectKinds(sample)
+		if err != nil {
+			t.Fatal(err)
+		}
+		kind := kinds[slices.IndexFunc(kinds, func(k schema.GroupVersionKind) bool { return k.Version == "v1" && k.Group != "events.k8s.io" })]
+		t.Run(kind.Kind, func(t *testing.T) {
+			for _, subresource := range []string{"", "status"} {
+				f, p := manager(t, fast, kind, subresource), manager(t, plain, kind, subresource)
+				written := 0
+				for seed := range rounds {
+					if checkRound(t, f, p, sample, int64(seed)) {
+						written++
+					}
+				}
+				if written < rounds/2 {
+					t.Errorf("%d of %d rounds made managed fields; the test shows little", written, rounds)
+				}
+			}
+		})
+	}
+}
+
+// checkRound creates an object and changes it three times with both managers.
+func checkRound(t *testing.T, fast, plain *managedfields.FieldManager, sample runtime.Object, seed int64) bool {
+	t.Helper()
+	r := rand.New(rand.NewSource(seed))
+	empty := reflect.New(reflect.TypeOf(sample).Elem()).Interface().(runtime.Object)
+	obj := empty.DeepCopyObject()
+	fill(reflect.ValueOf(obj).Elem(), r, 4)
+	live := empty
+	wrote := false
+	for step := range 4 {
+		who := []string{"one", "two"}[r.Intn(2)]
+		got, gotErr := outcome(fast.Update(live.DeepCopyObject(), obj.DeepCopyObject(), who))
+		want, wantErr := outcome(plain.Update(live.DeepCopyObject(), obj.DeepCopyObject(), who))
+		if wantErr != nil {
+			return wrote // what is wrong is found in the validation of objects before; the next test is about it
+		}
+		if gotErr != nil || !reflect.DeepEqual(got, want) {
+			t.Fatalf("seed %d, step %d\ngot  %v %v\nwant %v", seed, step, got, gotErr, want)
+		}
+		wrote = wrote || len(want) > 0
+		m, err := meta.Accessor(obj)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.SetManagedFields(want)
+		live, obj = obj, obj.DeepCopyObject()
+		change(obj, r)
+	}
+	return wrote
+}
+
+// TestSame checks the comparison of values.
+func TestSame(t *testing.T) {
+	for seed := range int64(500) {
+		for _, sample := range samples {
+			made := func(seed int64) reflect.Value {
+				v := reflect.New(reflect.TypeOf(sample).Elem()).Elem()
+				fill(v, rand.New(rand.NewSource(seed)), 5)
+				return v
+			}
+			a, b, c := made(seed), made(seed), made(seed)
+			if !same(a, b) {
+				t.Fatalf("seed %d: equal %T differ", seed, sample)
+			}
+			change(c.Addr().Interface().(runtime.Object), rand.New(rand.NewSource(seed)))
+			if same(a, c) && !reflect.DeepEqual(a.Interface(), c.Interface()) {
+				t.Fatalf("seed %d: different %T are the same\n%v\n%v", seed, sample, a.Interface(), c.Interface())
+			}
+		}
+	}
+}
+
+func BenchmarkUpdate(b *testing.B) {
+	fast, plain := newConverters(b)
+	kind := corev1.SchemeGroupVersion.WithKind("Pod")
+	live := &corev1.Pod{}
+	fill(reflect.ValueOf(live).Elem(), rand.New(rand.NewSource(7)), 5)
+	obj := live.DeepCopy()
+	obj.Annotations = map[string]string{"x": "y"}
+	for name, c := range map[string]managedfields.TypeConverter{"fast": fast, "plain": plain} {
+		m := manager(b, c, kind, "")
+		b.Run(name+"/create", func(b *testing.B) {
+			for b.Loop() {
+				m.UpdateNoErrors(&corev1.Pod{}, obj, "bench")
+			}
+		})
+		b.Run(name+"/update", func(b *testing.B) {
+			with := m.UpdateNoErrors(&corev1.Pod{}, live.DeepCopy(), "before")
+			for b.Loop() {
+				m.UpdateNoErrors(with, obj, "bench")
+			}
+		})
+	}
+}
