@@ -8,6 +8,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"keelson.dev/keelson/core/backup"
+	"keelson.dev/keelson/core/etcd"
 	"keelson.dev/keelson/core/store"
 )
 
@@ -18,6 +19,12 @@ type Datastore interface {
 	NewStorage(config *storagebackend.ConfigForResource, resourcePrefix string, keyFunc func(runtime.Object) (string, error),
 		newFunc, newListFunc func() runtime.Object, attrs storage.AttrFunc, triggers storage.IndexerFuncs, indexers *cache.Indexers,
 	) (storage.Interface, factory.DestroyFunc, error)
+	// Close ends it, after all that it opened has ended.
+	Close() error
 }
 
-var _ Datastore = (*store.DB)(nil)
+var (
+	_ Datastore     = (*store.DB)(nil)
+	_ Datastore     = (*etcd.Datastore)(nil)
+	_ healthChecker = (*etcd.Datastore)(nil)
+)

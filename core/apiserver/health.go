@@ -4,8 +4,30 @@ import (
 	"errors"
 	"net/http"
 
+	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/server/healthz"
 )
+
+// healthChecker is a Datastore with checks of its own.
+type healthChecker interface {
+	HealthChecks() (live, ready healthz.HealthChecker, err error)
+}
+
+// addStoreChecks adds what tells that the store serves.
+func (s *Server) addStoreChecks(gc *genericapiserver.Config) error {
+	checker, ok := s.config.DB.(healthChecker)
+	if !ok {
+		gc.AddHealthChecks(s.storeCheck())
+		return nil
+	}
+	live, ready, err := checker.HealthChecks()
+	if err != nil {
+		return err
+	}
+	gc.AddHealthChecks(live)
+	gc.AddReadyzChecks(ready)
+	return nil
+}
 
 // storeCheck asks the store whether it can serve.
 func (s *Server) storeCheck() healthz.HealthChecker {

@@ -18,6 +18,8 @@ type Options struct {
 
 	Authentication AuthenticationOptions
 
+	Datastore DatastoreOptions
+
 	Encryption EncryptionOptions
 
 	Requests RequestOptions
@@ -27,7 +29,7 @@ type Options struct {
 
 // NewOptions gives the defaults.
 func NewOptions() *Options {
-	return &Options{Audit: newAuditOptions(), Authentication: newAuthenticationOptions(), Encryption: EncryptionOptions{Secrets: true}, Requests: newRequestOptions()}
+	return &Options{Audit: newAuditOptions(), Authentication: newAuthenticationOptions(), Datastore: newDatastoreOptions(), Encryption: EncryptionOptions{Secrets: true}, Requests: newRequestOptions()}
 }
 
 // AddFlags makes the flags of `keelson server` and `keelson up` that set o; what
@@ -55,6 +57,8 @@ func (o *Options) parts() []optionsPart {
 		&o.Audit,
 
 		&o.Authentication,
+
+		&o.Datastore,
 
 		&o.Encryption,
 

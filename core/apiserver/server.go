@@ -201,7 +201,9 @@ func (s *Server) configure(gc *genericapiserver.Config) error {
 }
 
 func (s *Server) install(gc *genericapiserver.Config, groups []*genericapiserver.APIGroupInfo, tokens *auth.Tokens) error {
-	gc.AddHealthChecks(s.storeCheck())
+	if err := s.addStoreChecks(gc); err != nil {
+		return err
+	}
 	gc.AddReadyzChecks(s.readyCheck())
 	if t := s.storage.transformers; t != nil {
 		gc.AddHealthChecks(t)

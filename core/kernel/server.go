@@ -23,7 +23,6 @@ import (
 	"keelson.dev/keelson/core/backup"
 	"keelson.dev/keelson/core/pki"
 	"keelson.dev/keelson/core/pluginhost"
-	"keelson.dev/keelson/core/store"
 	"keelson.dev/keelson/core/version"
 	"keelson.dev/keelson/proto/api/v1alpha1"
 	"keelson.dev/keelson/proto/api/v1alpha1/client"
@@ -65,7 +64,7 @@ func RunServer(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	db, err := store.Open(ctx, store.Options{Dir: filepath.Join(cfg.DataDir, "store"), Log: cfg.Log})
+	db, err := apiserver.OpenDatastore(ctx, cfg.API.Datastore, filepath.Join(cfg.DataDir, "store"), cfg.Log)
 	if err != nil {
 		return err
 	}
