@@ -16,7 +16,6 @@ import (
 	"k8s.io/client-go/rest"
 
 	"keelson.dev/keelson/core/pki"
-	"keelson.dev/keelson/core/store"
 )
 
 // harness is a running server on a port of its own, with a store of its own.
@@ -24,7 +23,7 @@ type harness struct {
 	*Server
 	dir   string
 	pki   *pki.Authority
-	db    *store.DB
+	db    Datastore
 	admin kubernetes.Interface // with a client certificate of system:masters
 }
 
@@ -45,7 +44,7 @@ func startIn(t testing.TB, dir, addr string, choose ...func(*Config)) (h *harnes
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	db, err := store.Open(ctx, store.Options{Dir: filepath.Join(dir, "store")})
+	db, err := openTestDatastore(ctx, dir)
 	if err != nil {
 		cancel()
 		t.Fatal(err)

@@ -15,9 +15,9 @@ type healthChecker interface {
 
 // addStoreChecks adds what tells that the store serves.
 func (s *Server) addStoreChecks(gc *genericapiserver.Config) error {
+	gc.AddHealthChecks(s.storeCheck())
 	checker, ok := s.config.DB.(healthChecker)
 	if !ok {
-		gc.AddHealthChecks(s.storeCheck())
 		return nil
 	}
 	live, ready, err := checker.HealthChecks()

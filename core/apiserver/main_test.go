@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"fmt"
 	"log/slog"
 	"os"
 	"testing"
@@ -12,5 +13,12 @@ import (
 // the test that began them, and cannot be changed under them.
 func TestMain(m *testing.M) {
 	klog.SetSlogLogger(slog.New(slog.DiscardHandler))
-	os.Exit(m.Run())
+	stop, err := startTestEtcd()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	stop()
+	os.Exit(code)
 }

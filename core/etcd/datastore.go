@@ -212,3 +212,24 @@ func (d *Datastore) expiry(ctx context.Context, id int64, known map[int64]int64)
 	known[id] = time.Now().Unix() + max(r.TTL, 1) // one that is over by now has -1
 	return known[id], nil
 }
+
+// Compact drops all history up to now.
+func (d *Datastore) Compact(ctx context.Context) error {
+	rev, err := d.Revision(ctx)
+	if err == nil {
+		_, err = d.client.Compact(ctx, int64(rev))
+	}
+	if err != nil && !errors.Is(err, rpctypes.ErrCompacted) {
+		return fmt.Errorf("compact etcd: %w", err)
+	}
+	return nil
+}
+
+// Revision is the newest one.
+func (d *Datastore) Revision(ctx context.Context) (uint64, error) {
+	r, err := d.client.Get(ctx, d.opts.prefix()+"/health", clientv3.WithCountOnly())
+	if err != nil {
+		return 0, fmt.Errorf("ask etcd for its revision: %w", err)
+	}
+	return uint64(r.Header.Revision), nil
+}

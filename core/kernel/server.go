@@ -79,7 +79,7 @@ func RunServer(ctx context.Context, cfg Config) error {
 		ServiceCIDRs: cfg.ServiceCIDRs, NodePorts: apiserver.PortRange{Min: cfg.NodePorts.Min, Max: cfg.NodePorts.Max},
 		Domain: cfg.Domain, Plugins: operator{s}, Options: cfg.API,
 		EncryptionDir: filepath.Join(cfg.DataDir, EncryptionDir),
-		BackupFiles: func() ([]*backup.File, error) { return backup.Files(cfg.DataDir) },
+		BackupFiles:   func() ([]*backup.File, error) { return backup.Files(cfg.DataDir) },
 	})
 	if err == nil {
 		err = s.run(ctx, begin)

@@ -1,0 +1,152 @@
+package etcdtest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Binary names the etcd to run.
+const Binary = "KEELSON_TEST_ETCD"
+
+// module is the etcd that go.mod has as a tool.
+const module = "go.etcd.io/etcd/server/v3"
+
+// ErrMissing says that there is no etcd on this machine.
+var ErrMissing = errors.New("no etcd")
+
+// Server is a running etcd.
+type Server struct {
+	// Endpoint is the URL of its client port, on a loopback address.
+	Endpoint string
+
+	binary, dir string
+	ports       [2]int
+	flags       []string
+	cmd         *exec.Cmd
+	log         *os.File
+}
+
+// Find returns the path of the etcd to run. It is built if need be.
+func Find() (string, error) {
+	if path := os.Getenv(Binary); path != "" {
+		return path, nil
+	}
+	out, err := exec.Command("go", "tool", "-n", module).Output() //nolint:noctx // ends by itself
+	if err != nil {
+		return "", fmt.Errorf("%w: go tool -n %s: %w", ErrMissing, module, err)
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
+// Start runs an etcd until the test ends. Without one on the machine the test is skipped,
+// and fails where CI=true.
+func Start(t testing.TB, flags ...string) *Server {
+	t.Helper()
+	s, err := Run(t.TempDir(), flags...)
+	if errors.Is(err, ErrMissing) && os.Getenv("CI") != "true" {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Stop)
+	return s
+}
+
+// Run starts an etcd with its data in dir and waits until it answers. It ends with
+// this process at the latest.
+func Run(dir string, flags ...string) (*Server, error) {
+	binary, err := Find()
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{binary: binary, dir: dir, flags: flags}
+	if err := s.choosePorts(); err != nil {
+		return nil, err
+	}
+	s.Endpoint = "http://127.0.0.1:" + strconv.Itoa(s.ports[0])
+	return s, s.Restart()
+}
+
+// choosePorts finds free ones; both are held until both are found.
+func (s *Server) choosePorts() error {
+	for i := range s.ports {
+		ln, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // binding does not wait
+		if err != nil {
+			return err
+		}
+		defer ln.Close()
+		s.ports[i] = ln.Addr().(*net.TCPAddr).Port
+	}
+	return nil
+}
+
+// Restart starts it, again after Stop, with the same data and ports.
+func (s *Server) Restart() error {
+	peer := "http://127.0.0.1:" + strconv.Itoa(s.ports[1])
+	var err error
+	if s.log, err = os.Create(filepath.Join(s.dir, "log")); err != nil {
+		return err
+	}
+	s.cmd = exec.Command(s.binary, append([]string{ //nolint:noctx // ended by Stop
+		"--data-dir", filepath.Join(s.dir, "data"), "--listen-client-urls", s.Endpoint, "--advertise-client-urls", s.Endpoint,
+		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "default=" + peer,
+		"--unsafe-no-fsync",
+	}, s.flags...)...)
+	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := s.cmd.Start(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if s.healthy(ctx) {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			s.Stop()
+			log, _ := os.ReadFile(s.log.Name())
+			return fmt.Errorf("etcd did not come up:\n%s", log)
+		}
+	}
+}
+
+func (s *Server) healthy(ctx context.Context) bool {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.Endpoint+"/health", http.NoBody)
+	if err != nil {
+		return false
+	}
+	r, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return false
+	}
+	_ = r.Body.Close()
+	return r.StatusCode == http.StatusOK
+}
+
+// Stop kills it.
+func (s *Server) Stop() {
+	if s.cmd == nil {
+		return
+	}
+	_ = s.cmd.Process.Kill()
+	_ = s.cmd.Wait()
+	_ = s.log.Close()
+	s.cmd = nil
+}
