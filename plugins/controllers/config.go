@@ -13,7 +13,7 @@ import (
 var names = []string{
 	"namespace", "serviceaccount", "rootca", "nodeipam", "nodelifecycle", "tainteviction",
 	"deployment", "replicaset", "endpointslice", "endpoints", "endpointslicemirroring",
-	"garbagecollector", "podgc",
+	"garbagecollector", "podgc", "resourcequota", "pvcprotection", "pvprotection", "vacprotection", "disruption",
 }
 
 // Config is the plugin's configuration.

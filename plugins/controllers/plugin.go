@@ -29,6 +29,8 @@ var rules = []rbacv1.PolicyRule{
 	{APIGroups: []string{""}, Resources: []string{"pods/status", "pods/finalizers", "nodes/status", "namespaces/status", "namespaces/finalize", "services/finalizers", "endpoints/finalizers"}, Verbs: []string{"update", "patch"}},
 	{APIGroups: []string{""}, Resources: []string{"endpoints/restricted"}, Verbs: []string{"create"}},
 	{APIGroups: []string{"discovery.k8s.io"}, Resources: []string{"endpointslices", "endpointslices/restricted"}, Verbs: []string{"create", "update"}},
+	{APIGroups: []string{""}, Resources: []string{"resourcequotas/status"}, Verbs: []string{"update"}},
+	{APIGroups: []string{"policy"}, Resources: []string{"poddisruptionbudgets/status"}, Verbs: []string{"update"}},
 	{APIGroups: []string{"events.k8s.io"}, Resources: []string{"events"}, Verbs: []string{"create", "update"}},
 }
 

@@ -16,12 +16,15 @@ import (
 	"keelson.dev/keelson/plugins/controllers/internal/accounts"
 	"keelson.dev/keelson/plugins/controllers/internal/control"
 	"keelson.dev/keelson/plugins/controllers/internal/deployment"
+	"keelson.dev/keelson/plugins/controllers/internal/disruption"
 	"keelson.dev/keelson/plugins/controllers/internal/endpoints"
 	"keelson.dev/keelson/plugins/controllers/internal/garbage"
 	"keelson.dev/keelson/plugins/controllers/internal/namespaces"
 	"keelson.dev/keelson/plugins/controllers/internal/nodes"
 	"keelson.dev/keelson/plugins/controllers/internal/podgc"
+	"keelson.dev/keelson/plugins/controllers/internal/protection"
 	"keelson.dev/keelson/plugins/controllers/internal/replicaset"
+	"keelson.dev/keelson/plugins/controllers/internal/resourcequota"
 	"keelson.dev/keelson/plugins/kit"
 )
 
@@ -120,6 +123,16 @@ func (s *Server) make(name string) (controller, error) {
 		return garbage.New(c), nil
 	case "podgc":
 		return podgc.New(c, *cfg.TerminatedPodThreshold), nil
+	case "resourcequota":
+		return resourcequota.New(c)
+	case "pvcprotection":
+		return protection.NewClaims(c)
+	case "pvprotection":
+		return protection.NewVolumes(c)
+	case "vacprotection":
+		return protection.NewClasses(c)
+	case "disruption":
+		return disruption.New(c)
 	}
 	return nil, fmt.Errorf("no controller is called %q", name)
 }
