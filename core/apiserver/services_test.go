@@ -32,7 +32,7 @@ func TestResolveService(t *testing.T) {
 		slice := &discoveryv1.EndpointSlice{
 			ObjectMeta:  metav1.ObjectMeta{Name: name + "-1", Labels: map[string]string{discoveryv1.LabelServiceName: name}},
 			AddressType: discoveryv1.AddressTypeIPv4, Endpoints: endpoints,
-			Ports: []discoveryv1.EndpointPort{{Name: ptr.To("https"), Port: ptr.To[int32](9443)}},
+			Ports: []discoveryv1.EndpointPort{{Name: new("https"), Port: ptr.To[int32](9443)}},
 		}
 		if _, err := h.admin.DiscoveryV1().EndpointSlices("default").Create(ctx, slice, metav1.CreateOptions{}); err != nil {
 			t.Fatal(err)

@@ -95,12 +95,12 @@ func TestKubebuilderWebhooks(t *testing.T) {
 
 	base := v1.ValidatingWebhook{
 		Name: "operator.keelson.example", SideEffects: ptr.To(v1.SideEffectClassNone), AdmissionReviewVersions: []string{"v1"},
-		ClientConfig:      v1.WebhookClientConfig{URL: ptr.To(fmt.Sprintf("https://127.0.0.1:%d/validate", port)), CABundle: h.pki.CAPEM()},
+		ClientConfig:      v1.WebhookClientConfig{URL: new(fmt.Sprintf("https://127.0.0.1:%d/validate", port)), CABundle: h.pki.CAPEM()},
 		Rules:             []v1.RuleWithOperations{rule("configmaps", v1.Create, v1.Update, v1.Delete)},
 		NamespaceSelector: &metav1.LabelSelector{MatchLabels: map[string]string{corev1.LabelMetadataName: ns}},
 	}
 	mutating := mutatingOf(base)
-	mutating.ClientConfig.URL = ptr.To(fmt.Sprintf("https://127.0.0.1:%d/mutate", port))
+	mutating.ClientConfig.URL = new(fmt.Sprintf("https://127.0.0.1:%d/mutate", port))
 	mutating.Rules = []v1.RuleWithOperations{rule("configmaps", v1.Create)}
 	h.hooks(t, base)
 	h.mutating(t, mutating)

@@ -176,7 +176,7 @@ func TestWebhookService(t *testing.T) {
 	ns := h.namespace(t, "behind", nil)
 	h.serviceHook(t, ns, denied(403, "from behind a service"))
 	w := startHook(t, allow).hookIn(ns)
-	w.ClientConfig = v1.WebhookClientConfig{CABundle: h.pki.CAPEM(), Service: &v1.ServiceReference{Namespace: ns, Name: "hook", Path: ptr.To("/x")}}
+	w.ClientConfig = v1.WebhookClientConfig{CABundle: h.pki.CAPEM(), Service: &v1.ServiceReference{Namespace: ns, Name: "hook", Path: new("/x")}}
 	h.hooks(t, w)
 	_, err := h.admin.CoreV1().ConfigMaps(ns).Create(t.Context(), plainMap("m", nil), metav1.CreateOptions{})
 	if err == nil || !strings.Contains(err.Error(), "denied the request: from behind a service") {
@@ -220,7 +220,7 @@ func (h *harness) serviceHook(t *testing.T, ns string, answer reply) {
 	slice := &discoveryv1.EndpointSlice{
 		ObjectMeta:  metav1.ObjectMeta{Name: "hook-1", Labels: map[string]string{discoveryv1.LabelServiceName: "hook"}},
 		AddressType: kind, Endpoints: []discoveryv1.Endpoint{{Addresses: []string{addr.String()}}},
-		Ports: []discoveryv1.EndpointPort{{Name: ptr.To(""), Port: ptr.To(int32(ln.Addr().(*net.TCPAddr).Port))}},
+		Ports: []discoveryv1.EndpointPort{{Name: new(""), Port: ptr.To(int32(ln.Addr().(*net.TCPAddr).Port))}},
 	}
 	if _, err := h.admin.DiscoveryV1().EndpointSlices(ns).Create(t.Context(), slice, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)

@@ -6,8 +6,8 @@ import (
 	"strings"
 
 	v1 "k8s.io/api/admissionregistration/v1"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
-	"k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -266,7 +266,7 @@ func validateParamRef(r *v1.ParamRef, at *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	const exclusive = "name and selector are mutually exclusive"
 	if r.Name != "" {
-		for _, msg := range path.ValidatePathSegmentName(r.Name, false) {
+		for _, msg := range content.IsPathSegmentName(r.Name) {
 			errs = append(errs, field.Invalid(at.Child("name"), r.Name, msg))
 		}
 		if r.Selector != nil {

@@ -6,7 +6,7 @@ import (
 	"strings"
 
 	v1 "k8s.io/api/admissionregistration/v1"
-	"k8s.io/apimachinery/pkg/api/validation/path"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
@@ -106,7 +106,7 @@ func validateNamedRules(rules []v1.NamedRuleWithOperations, at *field.Path) fiel
 		seen := map[string]bool{}
 		for j, name := range rules[i].ResourceNames {
 			where := at.Index(i).Child("resourceNames").Index(j)
-			for _, msg := range path.ValidatePathSegmentName(name, false) {
+			for _, msg := range content.IsPathSegmentName(name) {
 				errs = append(errs, field.Invalid(where, name, msg))
 			}
 			if seen[name] {
