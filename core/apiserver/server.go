@@ -322,6 +322,7 @@ func (s *Server) bootstrap(ctx context.Context, waitRBAC func(context.Context) e
 		g.Go(func() error { return s.ensureNamespaced(ctx) })
 		g.Go(func() error { return auth.Bootstrap(ctx, s.client) })
 		g.Go(func() error { return s.ensurePriorityClasses(ctx) })
+		g.Go(func() error { return s.ensureServiceCIDR(ctx) })
 		if last = g.Wait(); last != nil {
 			return false, nil
 		}

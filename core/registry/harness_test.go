@@ -31,6 +31,12 @@ type server struct {
 
 func start(t *testing.T) *server {
 	t.Helper()
+	return startWith(t)
+}
+
+// startWith is start with ranges of cluster IPs.
+func startWith(t *testing.T, ranges ...netip.Prefix) *server {
+	t.Helper()
 	dir := t.TempDir()
 	authority, err := pki.Open(filepath.Join(dir, "pki"))
 	if err != nil {
@@ -41,7 +47,7 @@ func start(t *testing.T) *server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := apiserver.New(apiserver.Config{Listen: "127.0.0.1:0", AdvertiseAddress: netip.MustParseAddr("192.0.2.10"), PKI: authority, DB: db,
+	s, err := apiserver.New(apiserver.Config{Listen: "127.0.0.1:0", AdvertiseAddress: netip.MustParseAddr("192.0.2.10"), PKI: authority, DB: db, ServiceCIDRs: ranges,
 		Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))})
 	if err != nil {
 		t.Fatal(err)

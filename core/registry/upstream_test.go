@@ -25,6 +25,8 @@ import (
 	"k8s.io/client-go/restmapper"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/yaml"
+
+	"keelson.dev/keelson/core/registry/resource"
 )
 
 // The test data in testdata/upstream are objects, good and bad, in YAML, and
@@ -221,7 +223,7 @@ func trim(obj map[string]any) map[string]any {
 	for _, k := range []string{"uid", "creationTimestamp", "managedFields", "resourceVersion"} {
 		delete(meta, k)
 	}
-	if f, _ := meta["finalizers"].([]any); len(f) == 1 && strings.HasSuffix(fmt.Sprint(f[0]), "-protection") { // set by admission
+	if f, _ := meta["finalizers"].([]any); len(f) == 1 && (strings.HasSuffix(fmt.Sprint(f[0]), "-protection") || f[0] == resource.ServiceCIDRFinalizer) { // set by admission
 		delete(meta, "finalizers")
 	}
 	if status, ok := obj["status"].(map[string]any); ok && len(status) == 0 { // as good as none, and new with some versions

@@ -51,6 +51,7 @@ var services = &resource.Definition[*corev1.Service]{
 	Row: serviceRow,
 	Setup: func(env *resource.Env, s *resource.Store) error {
 		a := newAllocator(env, s)
+		env.Addresses = a
 		s.BeginCreate, s.BeginUpdate, s.AfterDelete = a.beginCreate, a.beginUpdate, a.afterDelete
 		return nil
 	},

@@ -31,6 +31,11 @@ type allocator struct {
 	store *resource.Store
 	ports *portRange
 
+	// ending is held for reading by claims, and for writing by whoever decides that a range is not needed.
+	ending sync.RWMutex
+	// releasing has the addresses that this allocator gives back at the moment.
+	releasing sync.Map
+
 	mu       sync.Mutex // guards repaired
 	repaired bool
 }

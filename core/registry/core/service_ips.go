@@ -41,6 +41,8 @@ func (a *allocator) claimIPs(ctx context.Context, s, old *corev1.Service, dry bo
 	if old != nil {
 		had = addresses(old)
 	}
+	a.ending.RLock()
+	defer a.ending.RUnlock()
 	ips := slices.Clone(s.Spec.ClusterIPs)
 	if len(ips) > len(s.Spec.IPFamilies) { // fewer families than before: the second address goes
 		ips = ips[:len(s.Spec.IPFamilies)]
@@ -58,7 +60,7 @@ func (a *allocator) claimIPs(ctx context.Context, s, old *corev1.Service, dry bo
 		}
 	}
 	for i := len(ips); i < len(s.Spec.IPFamilies); i++ {
-		ip, err := a.claimAny(ctx, s, *a.cidr(s.Spec.IPFamilies[i]), dry)
+		ip, err := a.claimAny(ctx, s, s.Spec.IPFamilies[i], dry)
 		if err != nil {
 			return claimed, err
 		}
@@ -80,9 +82,12 @@ func (a *allocator) claimWanted(ctx context.Context, s *corev1.Service, ip strin
 	if family(addr) != f {
 		return invalidService(s, field.ErrorList{field.Invalid(at, ip, fmt.Sprintf("expected an %s value as indicated by `ipFamilies`", f))})
 	}
-	cidr := *a.cidr(f)
-	if !cidr.Contains(addr) || addr == cidr.Masked().Addr() || isBroadcast(cidr, addr) {
-		return invalidService(s, field.ErrorList{field.Invalid(field.NewPath("spec", "clusterIPs"), s.Spec.ClusterIPs, fmt.Sprintf("failed to allocate IP %s: the provided IP (%s) is not in the valid range. The range of valid IPs is %s", ip, ip, cidr))})
+	ranges, err := a.ranges(ctx, f)
+	if err != nil {
+		return apierrors.NewInternalError(err)
+	}
+	if !slices.ContainsFunc(ranges, func(p netip.Prefix) bool { return holds(p, addr) }) {
+		return invalidService(s, field.ErrorList{field.Invalid(field.NewPath("spec", "clusterIPs"), s.Spec.ClusterIPs, fmt.Sprintf("failed to allocate IP %s: the provided IP (%s) is not in the valid range. The range of valid IPs is %s", ip, ip, rangesText(ranges)))})
 	}
 	err = a.claimIP(ctx, s, addr, dry)
 	if apierrors.IsAlreadyExists(err) {
@@ -91,9 +96,23 @@ func (a *allocator) claimWanted(ctx context.Context, s *corev1.Service, ip strin
 	return err
 }
 
-// claimAny claims a free address: a random one of the upper part of the range,
-// so that the lower part is left for those who ask for an address.
-func (a *allocator) claimAny(ctx context.Context, s *corev1.Service, cidr netip.Prefix, dry bool) (string, error) {
+// claimAny claims a free address of the first range of the family that has one.
+func (a *allocator) claimAny(ctx context.Context, s *corev1.Service, f corev1.IPFamily, dry bool) (string, error) {
+	ranges, err := a.ranges(ctx, f)
+	if err != nil {
+		return "", apierrors.NewInternalError(err)
+	}
+	for _, cidr := range ranges {
+		if ip, err := a.claimIn(ctx, s, cidr, dry); ip != "" || err != nil {
+			return ip, err
+		}
+	}
+	return "", apierrors.NewInternalError(fmt.Errorf("failed to allocate a serviceIP: range is full (%s)", rangesText(ranges)))
+}
+
+// claimIn claims a free address of a range, empty if it has none: a random one
+// of the upper part, so that the lower part is left for those who ask for an address.
+func (a *allocator) claimIn(ctx context.Context, s *corev1.Service, cidr netip.Prefix, dry bool) (string, error) {
 	size := rangeSize(cidr)
 	low := staticPart(size)
 	try := func(offset uint64) (string, bool, error) {
@@ -125,7 +144,7 @@ func (a *allocator) claimAny(ctx context.Context, s *corev1.Service, cidr netip.
 			return ip, err
 		}
 	}
-	return "", apierrors.NewInternalError(fmt.Errorf("failed to allocate a serviceIP: range %s is full", cidr))
+	return "", nil
 }
 
 // claimIP creates the object that says who has the address.
@@ -149,6 +168,8 @@ func (a *allocator) claimIP(ctx context.Context, s *corev1.Service, addr netip.A
 }
 
 func (a *allocator) releaseIP(ctx context.Context, ip string) {
+	a.releasing.Store(ip, true)
+	defer a.releasing.Delete(ip)
 	// What cannot be released now is left for repair.
 	_, _, _ = a.ipStore().Delete(clusterWide(ctx), ip, rest.ValidateAllObjectFunc, &metav1.DeleteOptions{})
 }
@@ -206,9 +227,13 @@ func (a *allocator) repair(ctx context.Context) error {
 			if err := a.claimIP(ctx, &all[i], addr, false); err != nil && !apierrors.IsAlreadyExists(err) {
 				return fmt.Errorf("claim address %s of service %s/%s: %w", ip, all[i].Namespace, all[i].Name, err)
 			}
+			a.tell(ctx, &all[i], "ClusterIPNotAllocated", fmt.Sprintf("Cluster IP [%s]: %s is not allocated; repairing", family(addr), addr))
 		}
 	}
 	if err := a.ports.repair(ctx, all); err != nil {
+		return err
+	}
+	if err := a.finishRanges(ctx); err != nil {
 		return err
 	}
 	a.repaired = true

@@ -5,6 +5,7 @@
 package networking
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -18,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apiserver/pkg/util/dryrun"
 
 	"keelson.dev/keelson/core/registry/resource"
 )
@@ -311,6 +313,14 @@ var ipAddresses = &resource.Definition[*networkingv1.IPAddress]{
 	ValidateUpdate: func(a, old *networkingv1.IPAddress) field.ErrorList {
 		return apivalidation.ValidateImmutableField(a.Spec.ParentRef, old.Spec.ParentRef, field.NewPath("spec", "parentRef"))
 	},
+	Setup: func(env *resource.Env, s *resource.Store) error {
+		s.AfterDelete = func(obj runtime.Object, options *metav1.DeleteOptions) {
+			if options == nil || !dryrun.IsDryRun(options.DryRun) {
+				env.Addresses.Freed(context.Background(), obj.(*networkingv1.IPAddress)) // the hook is given no context
+			}
+		}
+		return nil
+	},
 	Labels: []string{"parentRef.resource"},
 	Fields: func(a *networkingv1.IPAddress) fields.Set {
 		if a.Spec.ParentRef == nil {
@@ -325,31 +335,5 @@ var ipAddresses = &resource.Definition[*networkingv1.IPAddress]{
 			owner = strings.Trim(ref.Resource+"."+ref.Group, ".") + "/" + strings.TrimPrefix(ref.Namespace+"/"+ref.Name, "/")
 		}
 		return []any{a.Name, owner, resource.Age(a)}
-	},
-}
-
-var serviceCIDRs = &resource.Definition[*networkingv1.ServiceCIDR]{
-	GroupVersion: version, Kind: "ServiceCIDR", Plural: "servicecidrs", Singular: "servicecidr", ClusterScoped: true,
-	New:     func() *networkingv1.ServiceCIDR { return &networkingv1.ServiceCIDR{} },
-	NewList: func() runtime.Object { return &networkingv1.ServiceCIDRList{} },
-	Spec:    func(c *networkingv1.ServiceCIDR) any { return &c.Spec },
-	Status:  func(c *networkingv1.ServiceCIDR) any { return &c.Status },
-	Validate: func(c *networkingv1.ServiceCIDR) field.ErrorList {
-		at := field.NewPath("spec", "cidrs")
-		if len(c.Spec.CIDRs) == 0 {
-			return field.ErrorList{field.Required(at, "at least one CIDR required")}
-		}
-		var errs field.ErrorList
-		for i, cidr := range c.Spec.CIDRs {
-			errs = append(errs, validation.IsValidCIDR(at.Index(i), cidr)...)
-		}
-		return errs
-	},
-	ValidateUpdate: func(c, old *networkingv1.ServiceCIDR) field.ErrorList {
-		return apivalidation.ValidateImmutableField(c.Spec.CIDRs, old.Spec.CIDRs, field.NewPath("spec", "cidrs"))
-	},
-	Columns: []metav1.TableColumnDefinition{resource.NameColumn, resource.Column("CIDRs", "string", "The ranges."), resource.AgeColumn},
-	Row: func(c *networkingv1.ServiceCIDR) []any {
-		return []any{c.Name, strings.Join(c.Spec.CIDRs, ","), resource.Age(c)}
 	},
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
@@ -79,12 +80,25 @@ func (c *Config) SetDefaults() {
 	}
 }
 
+// ServiceCIDRFinalizer keeps a ServiceCIDR while addresses of it are in use. The
+// name is upstream's.
+const ServiceCIDRFinalizer = "networking.k8s.io/service-cidr-finalizer"
+
+// AddressKeeper keeps the claims of cluster IPs and the ranges they come from.
+type AddressKeeper interface {
+	// Freed says that an address, or with nil a range, has been deleted or is to be.
+	Freed(ctx context.Context, address *networkingv1.IPAddress)
+}
+
 // Env is what a kind's storage is made with: the configuration and the other
 // kinds' stores.
 type Env struct {
 	Config
-	stores map[schema.GroupResource]*Store
-	served map[schema.GroupResource]map[string]rest.Storage // for aliases
+	// Addresses is told when addresses of services or their ranges are deleted.
+	// The services' allocator sets it.
+	Addresses AddressKeeper
+	stores    map[schema.GroupResource]*Store
+	served    map[schema.GroupResource]map[string]rest.Storage // for aliases
 }
 
 // NewEnv makes an Env without stores.
