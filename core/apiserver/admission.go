@@ -50,7 +50,7 @@ var admissionOrder = []admissionPlugin{
 	{"LimitPodHardAntiAffinityTopology", false},
 	{"LimitRanger", true},
 	{registryadmission.ServiceAccountName, true},
-	{"NodeRestriction", false},
+	{auth.NodeRestrictionPlugin, true},
 	{"TaintNodesByCondition", true},
 	{"AlwaysPullImages", false},
 	{"ImagePolicyWebhook", false},
@@ -78,7 +78,6 @@ var admissionOrder = []admissionPlugin{
 	{"NodeDeclaredFeatureValidator", true},
 	{"JobValidation", true},
 	{"PodResizeValidator", true},
-	{auth.EscalationPlugin, true}, // ours; upstream checks this in the storage of roles
 	{mutatingpolicy.PluginName, true},
 	{mutatingwebhook.PluginName, true},
 	{validatingpolicy.PluginName, true},
@@ -92,7 +91,11 @@ var admissionOrder = []admissionPlugin{
 func (s *Server) registerAdmission(plugins *admission.Plugins) {
 	lifecycle.Register(plugins)
 	registryadmission.Register(plugins)
-	auth.RegisterEscalation(plugins, s.rbac, s.rbac)
+	var nodes *nodeObjects
+	if s.rights != nil {
+		nodes = s.rights.nodes
+	}
+	auth.RegisterNodeRestriction(plugins, nodes)
 	podsecurity.Register(plugins)
 	s.late.register(plugins)
 }
@@ -115,7 +118,7 @@ func (s *Server) admit(gc *genericapiserver.Config) error {
 		initializer.NewAPIServerIDInitializer(gc.APIServerID),
 		webhookinit.NewPluginInitializer(webhook.NewDefaultAuthenticationInfoResolverWrapper(nil, nil, s.loopback, nil), s.services),
 		excluded{},
-		initializer.New(s.client, dynamicClient, s.factory, s.rbac, utilfeature.DefaultFeatureGate, gc.EffectiveVersion, gc.DrainedNotify(), s.mapper),
+		initializer.New(s.client, dynamicClient, s.factory, s.rights, utilfeature.DefaultFeatureGate, gc.EffectiveVersion, gc.DrainedNotify(), s.mapper),
 	}
 	s.late.init = init
 	chain, err := plugins.NewFromPlugins(names, config, init, admission.Decorators{

@@ -17,8 +17,6 @@ import (
 	"k8s.io/apiserver/pkg/admission"
 	apiserverapi "k8s.io/apiserver/pkg/apis/apiserver"
 	apiserverv1 "k8s.io/apiserver/pkg/apis/apiserver/v1"
-
-	"keelson.dev/keelson/core/auth"
 )
 
 const (
@@ -50,8 +48,6 @@ func (o *AdmissionOptions) validate() []error {
 	check := func(flag string, names []string) {
 		for _, name := range names {
 			switch {
-			case name == auth.EscalationPlugin:
-				errs = append(errs, fmt.Errorf("--%s: %q is part of RBAC and always on", flag, name))
 			case slices.Contains(admissionNames(false), name):
 			case slices.ContainsFunc(admissionOrder, func(p admissionPlugin) bool { return p.name == name }):
 				errs = append(errs, fmt.Errorf("--%s: admission plugin %q does not exist here; want of %s", flag, name,
@@ -99,7 +95,7 @@ var registeredAdmission = sync.OnceValue(func() []string {
 func admissionNames(onlyOn bool) []string {
 	var names []string
 	for _, p := range admissionOrder {
-		if (p.on || !onlyOn) && p.name != auth.EscalationPlugin && slices.Contains(registeredAdmission(), p.name) {
+		if (p.on || !onlyOn) && slices.Contains(registeredAdmission(), p.name) {
 			names = append(names, p.name)
 		}
 	}

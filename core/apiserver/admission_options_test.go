@@ -46,7 +46,6 @@ func TestAdmissionOptions(t *testing.T) {
 		{name: "unknown", options: AdmissionOptions{Enable: []string{"Prioritty"}}, want: `--enable-admission-plugins: admission plugin "Prioritty" is unknown`},
 		{name: "unknown to switch off", options: AdmissionOptions{Disable: []string{"x"}}, want: `--disable-admission-plugins: admission plugin "x" is unknown`},
 		{name: "known to Kubernetes only", options: AdmissionOptions{Enable: []string{"ImagePolicyWebhook"}}, want: `admission plugin "ImagePolicyWebhook" does not exist here`},
-		{name: "always on", options: AdmissionOptions{Disable: []string{"RBACEscalation"}}, want: `"RBACEscalation" is part of RBAC and always on`},
 		{name: "on and off", options: AdmissionOptions{Enable: []string{"Priority"}, Disable: []string{"Priority"}}, want: `both name "Priority"`},
 		{name: "no file", options: AdmissionOptions{ConfigFile: filepath.Join(dir, "none")}, want: "--admission-control-config-file: open "},
 		{name: "file without plugins", options: AdmissionOptions{ConfigFile: file("empty", head)}},

@@ -105,7 +105,7 @@ func newFidelityServer(t *testing.T, c *rest.Config) *fidelityServer {
 // prepare makes the namespace and what pods need in it, and sees to their end.
 func (s *fidelityServer) prepare(t *testing.T) {
 	for path, body := range map[string]string{
-		"/api/v1/namespaces": `{"metadata":{"name":"fidelity"}}`,
+		"/api/v1/namespaces":                          `{"metadata":{"name":"fidelity"}}`,
 		"/api/v1/namespaces/fidelity/serviceaccounts": `{"metadata":{"name":"default"}}`,
 	} {
 		for range 2 { // the order of a map is any

@@ -18,7 +18,8 @@ type Options struct {
 
 	Authentication AuthenticationOptions
 
-	Datastore DatastoreOptions
+	Datastore     DatastoreOptions
+	Authorization AuthorizationOptions
 
 	Encryption EncryptionOptions
 
@@ -29,7 +30,7 @@ type Options struct {
 
 // NewOptions gives the defaults.
 func NewOptions() *Options {
-	return &Options{Audit: newAuditOptions(), Authentication: newAuthenticationOptions(), Datastore: newDatastoreOptions(), Encryption: EncryptionOptions{Secrets: true}, Requests: newRequestOptions()}
+	return &Options{Audit: newAuditOptions(), Authentication: newAuthenticationOptions(), Authorization: newAuthorizationOptions(), Datastore: newDatastoreOptions(), Encryption: EncryptionOptions{Secrets: true}, Requests: newRequestOptions()}
 }
 
 // AddFlags makes the flags of `keelson server` and `keelson up` that set o; what
@@ -59,6 +60,7 @@ func (o *Options) parts() []optionsPart {
 		&o.Authentication,
 
 		&o.Datastore,
+		&o.Authorization,
 
 		&o.Encryption,
 

@@ -46,6 +46,7 @@ type Server struct {
 
 	identity *identity
 	rbac     *auth.RBAC
+	rights   *rights
 	storage  *storageOptions
 	loopback *rest.Config
 	client   kubernetes.Interface
@@ -122,6 +123,9 @@ func (s *Server) assemble(lifetime context.Context) error {
 		return err
 	}
 	tokens := s.identity.tokens
+	if s.rights, err = newRights(lifetime, &s.config, s.rbac, s.loopback); err != nil {
+		return err
+	}
 	kubelets, err := newKubelets(s.config.PKI)
 	if err != nil {
 		return err
@@ -139,7 +143,7 @@ func (s *Server) assemble(lifetime context.Context) error {
 		RESTOptions: gc.RESTOptionsGetter, ServiceCIDRs: s.config.ServiceCIDRs,
 		NodePortMin: s.config.NodePorts.Min, NodePortMax: s.config.NodePorts.Max,
 		Kubelets: kubelets, Tokens: tokens, Plugins: s.config.Plugins,
-		Authorizer: s.rbac, Authenticator: s.identity.reviewed(), Domain: s.config.Domain, Resolve: s.mapper.resolve,
+		Authorizer: s.rights, Roles: s.rbac, Authenticator: s.identity.reviewed(), Domain: s.config.Domain, Resolve: s.mapper.resolve,
 	})
 	if err != nil {
 		return fmt.Errorf("make registry: %w", err)
@@ -147,6 +151,7 @@ func (s *Server) assemble(lifetime context.Context) error {
 	if err := objects.use(groups); err != nil {
 		return err
 	}
+	s.rights.nodes.use(groups)
 	if err := s.services.use(groups, s.loopback.Host); err != nil {
 		return err
 	}
@@ -183,8 +188,8 @@ func (s *Server) configure(gc *genericapiserver.Config) error {
 	gc.EffectiveVersion = newRelease()
 	gc.RESTOptionsGetter = s.storage
 	s.identity.apply(&s.config, gc)
-	gc.Authorization.Authorizer = s.rbac
-	gc.RuleResolver = s.rbac
+	gc.Authorization.Authorizer = s.rights
+	gc.RuleResolver = s.rights
 	gc.LongRunningFunc = longRunning(genericfilters.BasicLongRunningRequestCheck(
 		sets.NewString("watch", "proxy"), sets.NewString("attach", "exec", "proxy", "log", "portforward")))
 	gc.BuildHandlerChainFunc = s.chain
@@ -255,6 +260,7 @@ func (s *Server) install(gc *genericapiserver.Config, groups []*genericapiserver
 func (s *Server) Start(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	defer s.rights.node.Wait()
 	defer s.end()
 	waitRBAC, err := s.rbac.Watch(s.factory)
 	if err != nil {
@@ -280,6 +286,9 @@ func (s *Server) Start(ctx context.Context) error {
 	run(s.runEncryption)
 	for _, f := range s.identity.follow {
 		run(f.run)
+	}
+	if s.rights.file != nil {
+		run(s.rights.file.run)
 	}
 	run(func(ctx context.Context) error {
 		s.factory.Start(ctx.Done())

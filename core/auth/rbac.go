@@ -229,6 +229,17 @@ func (r *RBAC) Rules(ctx context.Context, u user.Info, namespace string) ([]rbac
 	return rules, errors.Join(errs...)
 }
 
+// RulesOf returns the rules of a role as a binding in namespace names it.
+func (r *RBAC) RulesOf(ctx context.Context, ref rbacv1.RoleRef, namespace string) ([]rbacv1.PolicyRule, error) {
+	if err := r.ready(ctx); err != nil {
+		return nil, err
+	}
+	r.index.lock()
+	defer r.index.mu.RUnlock()
+	rules, err := r.index.rulesOf(ref, namespace)
+	return clone(rules), err
+}
+
 func (r *RBAC) ready(ctx context.Context) error {
 	select {
 	case <-r.synced:

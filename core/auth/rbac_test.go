@@ -3,14 +3,12 @@ package auth
 import (
 	"context"
 	"fmt"
-	"strings"
 	"testing"
 	"time"
 
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/client-go/informers"
@@ -131,7 +129,7 @@ func TestIndexFollowsChanges(t *testing.T) {
 		{"subject taken out", func() { r.set(b) }, false},
 		{"subject put in", func() { b = b.DeepCopy(); b.Subjects = []rbacv1.Subject{userNamed("ann")}; r.set(b) }, true},
 		{"role deleted", func() { r.remove(&rbacv1.Role{ObjectMeta: meta("ns", "pods", "")}) }, false},
-		{"role back", func() { r.set(&rbacv1.Role{ObjectMeta: meta("ns", "pods", ""), Rules: clone(everything)}) }, true},
+		{"role back", func() { r.set(&rbacv1.Role{ObjectMeta: meta("ns", "pods", ""), Rules: []rbacv1.PolicyRule{rule(verbs("*"), "*", "*")}}) }, true},
 		{"binding deleted", func() { r.remove(b) }, false},
 	}
 	for _, s := range steps {
@@ -196,54 +194,6 @@ func TestRBACWaitsForItsObjects(t *testing.T) {
 	}
 	if d, _, err := r.Authorize(t.Context(), request(someone("ann"), "get", "ns", "", "pods", "", "p")); d != authorizer.DecisionAllow {
 		t.Errorf("got %v, %v", d, err)
-	}
-}
-
-func TestEscalation(t *testing.T) {
-	r := loaded(append(fixtures(),
-		clusterRole("granter", rule(readWrite, rbacv1.GroupName, "roles", "rolebindings"), rule(read, "", "pods")),
-		clusterRole("escalator", rule(verbs("escalate", "bind"), rbacv1.GroupName, "roles", "clusterroles")),
-		clusterBinding("g", "granter", userNamed("ann")),
-		clusterBinding("e", "escalator", userNamed("eve")))...)
-	e := NewEscalation(r, r)
-	role := func(rules ...rbacv1.PolicyRule) *rbacv1.Role {
-		return &rbacv1.Role{ObjectMeta: meta("ns", "r", ""), Rules: rules}
-	}
-	binding := func(kind, ref string) *rbacv1.RoleBinding {
-		return &rbacv1.RoleBinding{ObjectMeta: meta("ns", "b", ""), RoleRef: rbacv1.RoleRef{Kind: kind, Name: ref}}
-	}
-	tests := map[string]struct {
-		who      user.Info
-		resource string
-		obj, old runtime.Object
-		wantErr  string
-	}{
-		"what one holds":      {someone("ann"), "roles", role(rule(verbs("get"), "", "pods")), nil, ""},
-		"what one lacks":      {someone("ann"), "roles", role(rule(verbs("get"), "", "secrets")), nil, "attempting to grant RBAC permissions not currently held:\n{APIGroups:[\"\"], Resources:[\"secrets\"], Verbs:[\"get\"]}"},
-		"with escalate":       {someone("eve"), "roles", role(everything...), nil, ""},
-		"superuser":           {someone("root", "system:masters"), "roles", role(everything...), nil, ""},
-		"rules unchanged":     {someone("ann"), "roles", role(everything...), role(everything...), ""},
-		"rules widened":       {someone("ann"), "roles", role(everything...), role(), "not currently held"},
-		"bind what one holds": {someone("ann"), "rolebindings", binding("Role", "pods"), nil, ""},
-		"bind more":           {someone("ann"), "rolebindings", binding("ClusterRole", "reader"), nil, "not currently held"},
-		"bind nothing":        {someone("ann"), "rolebindings", binding("ClusterRole", "nope"), nil, "not found"},
-		"with bind":           {someone("eve"), "rolebindings", binding("ClusterRole", "reader"), nil, ""},
-		"aggregate": {someone("ann"), "clusterroles", &rbacv1.ClusterRole{ObjectMeta: meta("", "a", ""),
-			AggregationRule: &rbacv1.AggregationRule{ClusterRoleSelectors: []metav1.LabelSelector{{}}}}, nil, "not currently held"},
-	}
-	for name, tt := range tests {
-		t.Run(name, func(t *testing.T) {
-			op := admission.Create
-			if tt.old != nil {
-				op = admission.Update
-			}
-			a := admission.NewAttributesRecord(tt.obj, tt.old, rbacv1.SchemeGroupVersion.WithKind("x"), "ns", "r",
-				rbacv1.SchemeGroupVersion.WithResource(tt.resource), "", op, nil, false, tt.who)
-			err := e.Validate(t.Context(), a, nil)
-			if tt.wantErr == "" && err != nil || tt.wantErr != "" && (err == nil || !strings.Contains(err.Error(), tt.wantErr)) {
-				t.Errorf("got %v, want an error with %q", err, tt.wantErr)
-			}
-		})
 	}
 }
 

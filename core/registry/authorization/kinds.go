@@ -4,11 +4,16 @@ package authorization
 
 import (
 	"context"
+	"fmt"
 	"strings"
 
 	authorizationv1 "k8s.io/api/authorization/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/selection"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
@@ -114,6 +119,7 @@ func ask(ctx context.Context, env *resource.Env, u user.Info, res *authorization
 		if a.APIVersion == "" {
 			a.APIVersion = "*"
 		}
+		selectors(res, &a)
 	} else {
 		a.Verb, a.Path = strings.ToLower(other.Verb), other.Path
 	}
@@ -123,6 +129,48 @@ func ask(ctx context.Context, env *resource.Env, u user.Info, res *authorization
 		status.EvaluationError = err.Error()
 	}
 	return status
+}
+
+// selectors puts into a what the selectors of a review ask for. A requirement
+// that is not understood narrows nothing, and so is left out.
+func selectors(res *authorizationv1.ResourceAttributes, a *authorizer.AttributesRecord) {
+	if f := res.FieldSelector; f != nil {
+		if f.RawSelector != "" {
+			if parsed, err := fields.ParseSelector(f.RawSelector); err != nil {
+				a.FieldSelectorParsingErr = err
+			} else {
+				a.FieldSelectorRequirements = parsed.Requirements()
+			}
+		}
+		for _, r := range f.Requirements {
+			switch {
+			case r.Operator == metav1.FieldSelectorOpIn && len(r.Values) == 1:
+				a.FieldSelectorRequirements = append(a.FieldSelectorRequirements, fields.Requirement{Operator: selection.Equals, Field: r.Key, Value: r.Values[0]})
+			case r.Operator == metav1.FieldSelectorOpNotIn && len(r.Values) == 1:
+				a.FieldSelectorRequirements = append(a.FieldSelectorRequirements, fields.Requirement{Operator: selection.NotEquals, Field: r.Key, Value: r.Values[0]})
+			default:
+				a.FieldSelectorParsingErr = fmt.Errorf("field requirement %s %s %v is not supported", r.Key, r.Operator, r.Values)
+			}
+		}
+	}
+	if l := res.LabelSelector; l != nil {
+		if l.RawSelector != "" {
+			parsed, err := labels.Parse(l.RawSelector)
+			if err != nil {
+				a.LabelSelectorParsingErr = err
+			} else {
+				a.LabelSelectorRequirements, _ = parsed.Requirements()
+			}
+		}
+		if len(l.Requirements) > 0 {
+			parsed, err := metav1.LabelSelectorAsSelector(&metav1.LabelSelector{MatchExpressions: l.Requirements})
+			if err != nil {
+				a.LabelSelectorParsingErr = err
+			} else {
+				a.LabelSelectorRequirements, _ = parsed.Requirements()
+			}
+		}
+	}
 }
 
 func subjectOf(s authorizationv1.SubjectAccessReviewSpec) user.Info {
@@ -141,6 +189,12 @@ func validate(res *authorizationv1.ResourceAttributes, other *authorizationv1.No
 	switch {
 	case res != nil && other != nil:
 		return field.ErrorList{field.Invalid(spec.Child("nonResourceAttributes"), other, "cannot be specified in combination with resourceAttributes")}
+	case res != nil && res.FieldSelector != nil && res.FieldSelector.RawSelector != "" && len(res.FieldSelector.Requirements) > 0:
+		return field.ErrorList{field.Invalid(spec.Child("resourceAttributes", "fieldSelector", "rawSelector"), res.FieldSelector.RawSelector,
+			"may not specified at the same time as requirements")}
+	case res != nil && res.LabelSelector != nil && res.LabelSelector.RawSelector != "" && len(res.LabelSelector.Requirements) > 0:
+		return field.ErrorList{field.Invalid(spec.Child("resourceAttributes", "labelSelector", "rawSelector"), res.LabelSelector.RawSelector,
+			"may not specified at the same time as requirements")}
 	case res == nil && other == nil:
 		return field.ErrorList{field.Invalid(spec.Child("resourceAttributes"), other, "exactly one of nonResourceAttributes or resourceAttributes must be specified")}
 	}

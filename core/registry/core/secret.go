@@ -12,6 +12,9 @@ import (
 	"k8s.io/apimachinery/pkg/util/json"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/apiserver/pkg/registry/rest"
+	"k8s.io/apiserver/pkg/storage/names"
 
 	"keelson.dev/keelson/core/registry/resource"
 )
@@ -25,6 +28,7 @@ var secrets = &resource.Definition[*corev1.Secret]{
 	Validate:       validateSecret,
 	ValidateUpdate: validateSecretUpdate,
 	Labels:         []string{"type"},
+	Wrap:           func(env *resource.Env, s *resource.Store) rest.Storage { return &secretREST{s, env} },
 	Fields:         func(s *corev1.Secret) fields.Set { return fields.Set{"type": string(s.Type)} },
 	Columns: []metav1.TableColumnDefinition{
 		resource.NameColumn,
@@ -122,4 +126,32 @@ func validateSecretUpdate(s, old *corev1.Secret) field.ErrorList {
 		errs = append(errs, field.Forbidden(field.NewPath("data"), "field is immutable when `immutable` is set"))
 	}
 	return errs
+}
+
+// secretFiller puts the token into a secret of type
+// kubernetes.io/service-account-token.
+type secretFiller interface {
+	FillSecret(ctx context.Context, s *corev1.Secret) error
+}
+
+// secretREST fills in secrets that hold tokens of service accounts.
+type secretREST struct {
+	*resource.Store
+	env *resource.Env
+}
+
+// Create implements rest.Creater.
+func (r *secretREST) Create(ctx context.Context, obj runtime.Object, validate rest.ValidateObjectFunc, options *metav1.CreateOptions) (runtime.Object, error) {
+	s, ok := obj.(*corev1.Secret)
+	filler, can := r.env.Tokens.(secretFiller)
+	if ok && can && s.Type == corev1.SecretTypeServiceAccountToken {
+		if s.Name == "" && s.GenerateName != "" { // the token says it
+			s.Name = names.SimpleNameGenerator.GenerateName(s.GenerateName)
+		}
+		s.Namespace = genericapirequest.NamespaceValue(ctx)
+		if err := filler.FillSecret(ctx, s); err != nil {
+			return nil, err
+		}
+	}
+	return r.Store.Create(ctx, obj, validate, options)
 }

@@ -17,6 +17,7 @@ import (
 	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/apiserver/pkg/util/dryrun"
+	"k8s.io/apiserver/pkg/warning"
 
 	"keelson.dev/keelson/core/registry/resource"
 )
@@ -120,6 +121,10 @@ func (r *tokenREST) Create(ctx context.Context, name string, obj runtime.Object,
 	token, expires, err := r.env.Tokens.Issue(ctx, sa, bound.pod, bound.secret, bound.node, request.Spec.Audiences, *request.Spec.ExpirationSeconds)
 	if err != nil {
 		return nil, apierrors.NewInternalError(fmt.Errorf("issue token for service account %s/%s: %w", sa.Namespace, sa.Name, err))
+	}
+	if left := int64(time.Until(expires).Round(time.Second) / time.Second); left < *request.Spec.ExpirationSeconds-1 {
+		warning.AddWarning(ctx, "", fmt.Sprintf("requested expiration of %d seconds shortened to %d seconds", *request.Spec.ExpirationSeconds, left))
+		request.Spec.ExpirationSeconds = &left
 	}
 	request.Status = authenticationv1.TokenRequestStatus{Token: token, ExpirationTimestamp: metav1.NewTime(expires)}
 	if request.CreationTimestamp.IsZero() {

@@ -2,7 +2,9 @@ package rbac
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -54,7 +56,7 @@ type guard struct{ env *resource.Env }
 // check refuses an object that would give its writer, or others, what the writer does not have.
 func (g guard) check(ctx context.Context, obj, old runtime.Object) error {
 	u, ok := genericapirequest.UserFrom(ctx)
-	if g.env.Authorizer == nil || !ok { // the server itself
+	if g.env.Roles == nil || g.env.Authorizer == nil || !ok { // the server itself
 		return nil
 	}
 	namespace := genericapirequest.NamespaceValue(ctx)
@@ -119,6 +121,11 @@ func (g guard) binding(ctx context.Context, u user.Info, plural, name, namespace
 		rules = o.Rules
 	case *rbacv1.ClusterRole:
 		rules = o.Rules
+		if o.AggregationRule != nil { // the object may be behind what the role holds
+			if now, err := g.env.Roles.RulesOf(ctx, ref, namespace); err == nil {
+				rules = now
+			}
+		}
 	}
 	if err := g.covers(ctx, u, namespace, rules); err != nil {
 		return apierrors.NewForbidden(rbacv1.Resource(plural), name, err)
@@ -126,53 +133,62 @@ func (g guard) binding(ctx context.Context, u user.Info, plural, name, namespace
 	return nil
 }
 
-// covers says whether the user has all the rights of the rules.
+// covers says no, in the wording of Kubernetes, if rules go beyond what the user
+// holds.
 func (g guard) covers(ctx context.Context, u user.Info, namespace string, rules []rbacv1.PolicyRule) error {
-	var missing []rbacv1.PolicyRule
-	for _, rule := range rules {
-		for _, one := range rbacvalidation.BreakdownRule(rule) {
-			if !g.may(ctx, attributes(u, namespace, one)) {
-				missing = append(missing, one)
-			}
-		}
-	}
-	if len(missing) == 0 {
+	held, err := g.env.Roles.Rules(ctx, u, namespace)
+	covered, missing := rbacvalidation.Covers(held, rules)
+	if covered {
 		return nil
 	}
-	var text strings.Builder
-	for _, m := range missing {
-		fmt.Fprintf(&text, "\n{APIGroups:%q, Resources:%q, ResourceNames:%q, NonResourceURLs:%q, Verbs:%q}", m.APIGroups, m.Resources, m.ResourceNames, m.NonResourceURLs, m.Verbs)
+	lines := make([]string, 0, len(missing))
+	for _, r := range compacted(missing) {
+		lines = append(lines, inOneLine(r))
 	}
-	return fmt.Errorf("user %q (groups=%q) is attempting to grant RBAC permissions not currently held:%s", u.GetName(), u.GetGroups(), text.String())
+	slices.Sort(lines)
+	msg := fmt.Sprintf("user %q (groups=%q) is attempting to grant RBAC permissions not currently held:\n%s",
+		u.GetName(), u.GetGroups(), strings.Join(slices.Compact(lines), "\n"))
+	if err != nil {
+		msg += fmt.Sprintf("; resolution errors: %v", err)
+	}
+	return errors.New(msg)
 }
 
-// attributes makes the request that a rule of one verb and one target allows.
-func attributes(u user.Info, namespace string, r rbacv1.PolicyRule) authorizer.AttributesRecord {
-	a := authorizer.AttributesRecord{User: u, Namespace: namespace, APIVersion: "*"}
-	if len(r.Verbs) > 0 {
-		a.Verb = r.Verbs[0]
+// compacted joins rules of one resource that differ in their verbs only.
+func compacted(rules []rbacv1.PolicyRule) []rbacv1.PolicyRule {
+	var out []rbacv1.PolicyRule
+	at := map[string]int{}
+	for _, r := range rules {
+		if len(r.NonResourceURLs) > 0 || len(r.ResourceNames) > 1 || len(r.APIGroups) != 1 || len(r.Resources) != 1 {
+			out = append(out, r)
+			continue
+		}
+		key := r.APIGroups[0] + "/" + r.Resources[0] + "/" + strings.Join(r.ResourceNames, "")
+		if i, ok := at[key]; ok {
+			out[i].Verbs = append(out[i].Verbs, r.Verbs...)
+			continue
+		}
+		at[key] = len(out)
+		out = append(out, *r.DeepCopy())
 	}
-	if len(r.NonResourceURLs) > 0 {
-		a.Path = r.NonResourceURLs[0]
-		return a
-	}
-	a.ResourceRequest = true
-	if len(r.APIGroups) > 0 {
-		a.APIGroup = r.APIGroups[0]
-	}
-	if len(r.Resources) > 0 {
-		a.Resource = r.Resources[0]
-		for i := range a.Resource {
-			if a.Resource[i] == '/' {
-				a.Resource, a.Subresource = r.Resources[0][:i], r.Resources[0][i+1:]
-				break
-			}
+	return out
+}
+
+// inOneLine writes a rule as Kubernetes does in its message.
+func inOneLine(r rbacv1.PolicyRule) string {
+	var parts []string
+	for _, f := range []struct {
+		name   string
+		values []string
+	}{
+		{"APIGroups", r.APIGroups}, {"Resources", r.Resources}, {"NonResourceURLs", r.NonResourceURLs},
+		{"ResourceNames", r.ResourceNames}, {"Verbs", r.Verbs},
+	} {
+		if len(f.values) > 0 {
+			parts = append(parts, fmt.Sprintf("%s:%q", f.name, f.values))
 		}
 	}
-	if len(r.ResourceNames) > 0 {
-		a.Name = r.ResourceNames[0]
-	}
-	return a
+	return "{" + strings.Join(parts, ", ") + "}"
 }
 
 func (g guard) may(ctx context.Context, a authorizer.AttributesRecord) bool {

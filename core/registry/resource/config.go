@@ -11,8 +11,10 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
+	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/registry/generic"
 	genericregistry "k8s.io/apiserver/pkg/registry/generic/registry"
@@ -43,6 +45,14 @@ type PluginOperator interface {
 	Restart(ctx context.Context, name string) error
 }
 
+// RoleResolver knows the rules of RBAC.
+type RoleResolver interface {
+	// Rules are those that hold for u in a namespace, or in the whole cluster.
+	Rules(ctx context.Context, u user.Info, namespace string) ([]rbacv1.PolicyRule, error)
+	// RulesOf are those of a role, as a binding in that namespace names it.
+	RulesOf(ctx context.Context, ref rbacv1.RoleRef, namespace string) ([]rbacv1.PolicyRule, error)
+}
+
 // Config is what the registry needs from the server around it.
 type Config struct {
 	// RESTOptions opens the storage of each resource. Required.
@@ -57,8 +67,11 @@ type Config struct {
 	Tokens TokenIssuer
 	// Plugins acts on plugins. Without it, log and restart answer 503.
 	Plugins PluginOperator
-	// Authorizer answers access reviews and guards RBAC escalation. Without it the reviews are not served.
+	// Authorizer answers access reviews. Without it the reviews are not served.
 	Authorizer authorizer.Authorizer
+	// Roles, with Authorizer, keeps users from giving away rights that they do not
+	// have. Without it nobody is kept from it.
+	Roles RoleResolver
 	// Authenticator answers token reviews. Without it they are not served.
 	Authenticator authenticator.Token
 	// Resolve finds the resource of a kind, of any API the server has. Without it no kind is found.
