@@ -72,7 +72,7 @@ func (s *Server) newAggregator(base genericapiserver.Config, ours *genericapiser
 
 // apiServiceStorage is where APIServices are kept.
 func (s *Server) apiServiceStorage() codecOptions {
-	return codecOptions{s.storage, aggregatorscheme.Codecs.LegacyCodec(apiregistrationv1.SchemeGroupVersion)}
+	return codecOptions{s.storage, aggregatorscheme.Codecs.LegacyCodec(apiregistrationv1.SchemeGroupVersion), apiregistrationv1.SchemeGroupVersion}
 }
 
 // watchAvailability says in the status of each aggregated API whether its

@@ -292,6 +292,12 @@ func TestOwnGroups(t *testing.T) {
 			t.Errorf("APIService %s: got %q, want %q", name, got[name], want)
 		}
 	}
+	for gv, hash := range map[string]string{"apiextensions.k8s.io/v1": "jfWCUB31mvA=", "apiregistration.k8s.io/v1": "InPBPD7+PqM="} {
+		list, err := h.admin.Discovery().ServerResourcesForGroupVersion(gv)
+		if err != nil || list.APIResources[0].StorageVersionHash != hash {
+			t.Errorf("resources of %s: got %v, %v; want hash %s of the stored version", gv, list, err, hash)
+		}
+	}
 	groups, err := h.admin.Discovery().ServerGroups()
 	if err != nil {
 		t.Fatal(err)

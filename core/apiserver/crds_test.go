@@ -263,3 +263,61 @@ func TestManyDefinitions(t *testing.T) {
 		t.Logf("%s: %d bytes after %v", path, len(raw), time.Since(began))
 	}
 }
+
+// TestWrongDefinitions checks what is said of them against what a kube-apiserver says.
+func TestWrongDefinitions(t *testing.T) {
+	h := start(t)
+	crds := h.crdClient(t).ApiextensionsV1().CustomResourceDefinitions()
+	for _, test := range []struct {
+		name  string
+		spoil func(*apiextensionsv1.CustomResourceDefinition)
+		want  string
+	}{
+		{"another name", func(c *apiextensionsv1.CustomResourceDefinition) { c.Name = "x.bulk.example" },
+			`metadata.name: Invalid value: "x.bulk.example": must be spec.names.plural+"."+spec.group`},
+		{"no type", schemaOf(func(s *apiextensionsv1.JSONSchemaProps) { s.Type = "" }),
+			`spec.validation.openAPIV3Schema.properties[spec].type: Required value: must not be empty for specified object fields`},
+		{"a rule about a field that is not there", schemaOf(func(s *apiextensionsv1.JSONSchemaProps) {
+			s.XValidations = apiextensionsv1.ValidationRules{{Rule: "self.nope < 10"}}
+		}), `spec.validation.openAPIV3Schema.properties[spec].x-kubernetes-validations[0].rule: Invalid value: `},
+		{"a rule that costs too much", schemaOf(func(s *apiextensionsv1.JSONSchemaProps) {
+			s.Properties["list"] = apiextensionsv1.JSONSchemaProps{Type: "array", Items: &apiextensionsv1.JSONSchemaPropsOrArray{
+				Schema: &apiextensionsv1.JSONSchemaProps{Type: "array", Items: &apiextensionsv1.JSONSchemaPropsOrArray{
+					Schema: &apiextensionsv1.JSONSchemaProps{Type: "string", XValidations: apiextensionsv1.ValidationRules{{Rule: "self.contains('a')"}}},
+				}},
+			}}
+		}), `Forbidden: estimated rule cost exceeds budget by factor of more than 100x`},
+		{"a default of another type", schemaOf(func(s *apiextensionsv1.JSONSchemaProps) {
+			s.Properties["size"] = apiextensionsv1.JSONSchemaProps{Type: "integer", Default: &apiextensionsv1.JSON{Raw: []byte(`"x"`)}}
+		}), `spec.validation.openAPIV3Schema.properties[spec].properties[size].default: Invalid value: "string": in body must be of type integer: "string"`},
+		{"no stored version", func(c *apiextensionsv1.CustomResourceDefinition) { c.Spec.Versions[0].Storage = false },
+			`must have exactly one version marked as storage version`},
+		{"a webhook without address", func(c *apiextensionsv1.CustomResourceDefinition) {
+			c.Spec.Conversion = &apiextensionsv1.CustomResourceConversion{Strategy: apiextensionsv1.WebhookConverter}
+		}, `spec.conversion.webhookClientConfig: Required value: required when strategy is set to Webhook`},
+		{"a selectable field that is not there", func(c *apiextensionsv1.CustomResourceDefinition) {
+			c.Spec.Versions[0].SelectableFields = []apiextensionsv1.SelectableField{{JSONPath: ".spec.none"}}
+		}, `spec.selectableFields[0].jsonPath: Invalid value: ".spec.none": is an invalid path: does not refer to a valid field`},
+		{"a protected group", func(c *apiextensionsv1.CustomResourceDefinition) { c.Spec.Group, c.Name = "foo.k8s.io", "ws.foo.k8s.io" },
+			`metadata.annotations[api-approved.kubernetes.io]: Required value: protected groups must have approval annotation`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			crd := simpleCRD("ws")
+			test.spoil(crd)
+			_, err := crds.Create(t.Context(), crd, metav1.CreateOptions{})
+			if !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("got %v, want %s", err, test.want)
+			}
+		})
+	}
+}
+
+// schemaOf spoils the schema of spec.
+func schemaOf(spoil func(*apiextensionsv1.JSONSchemaProps)) func(*apiextensionsv1.CustomResourceDefinition) {
+	return func(c *apiextensionsv1.CustomResourceDefinition) {
+		s := c.Spec.Versions[0].Schema.OpenAPIV3Schema
+		spec := s.Properties["spec"]
+		spoil(&spec)
+		s.Properties["spec"] = spec
+	}
+}

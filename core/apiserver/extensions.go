@@ -27,11 +27,11 @@ func (s *Server) newCRDServer(base genericapiserver.Config) (*crdserver.CustomRe
 	base.OpenAPIConfig = genericapiserver.DefaultOpenAPIConfig(crdopenapi.GetOpenAPIDefinitions, namer)
 	base.OpenAPIV3Config = genericapiserver.DefaultOpenAPIV3Config(crdopenapi.GetOpenAPIDefinitions, namer)
 	base.MergedResourceConfig = crdserver.DefaultAPIResourceConfigSource()
-	base.RESTOptionsGetter = codecOptions{s.storage, crdserver.Codecs.LegacyCodec(apiextensionsv1.SchemeGroupVersion)}
+	base.RESTOptionsGetter = codecOptions{s.storage, crdserver.Codecs.LegacyCodec(apiextensionsv1.SchemeGroupVersion), apiextensionsv1.SchemeGroupVersion}
 	config := crdserver.Config{
 		GenericConfig: &genericapiserver.RecommendedConfig{Config: base},
 		ExtraConfig: crdserver.ExtraConfig{
-			CRDRESTOptionsGetter: codecOptions{s.storage, unstructured.UnstructuredJSONScheme},
+			CRDRESTOptionsGetter: codecOptions{storageOptions: s.storage, codec: unstructured.UnstructuredJSONScheme},
 			MasterCount:          1,
 			ServiceResolver:      s.services,
 			AuthResolverWrapper:  webhook.NewDefaultAuthenticationInfoResolverWrapper(nil, nil, s.loopback, nil),
@@ -57,6 +57,8 @@ func inner(c *genericapiserver.Config) {
 type codecOptions struct {
 	*storageOptions
 	codec runtime.Codec
+	// version is the one that is stored; empty: each resource says its own.
+	version schema.GroupVersion
 }
 
 var _ generic.RESTOptionsGetter = codecOptions{}
@@ -68,6 +70,9 @@ func (o codecOptions) GetRESTOptions(resource schema.GroupResource, example runt
 		return options, err
 	}
 	options.StorageConfig.Codec = o.codec
+	if !o.version.Empty() {
+		options.StorageConfig.EncodeVersioner = runtime.NewMultiGroupVersioner(o.version, schema.GroupKind{Group: o.version.Group})
+	}
 	return options, nil
 }
 
