@@ -298,7 +298,9 @@ func TestWrongDefinitions(t *testing.T) {
 		{"a selectable field that is not there", func(c *apiextensionsv1.CustomResourceDefinition) {
 			c.Spec.Versions[0].SelectableFields = []apiextensionsv1.SelectableField{{JSONPath: ".spec.none"}}
 		}, `spec.selectableFields[0].jsonPath: Invalid value: ".spec.none": is an invalid path: does not refer to a valid field`},
-		{"a protected group", func(c *apiextensionsv1.CustomResourceDefinition) { c.Spec.Group, c.Name = "foo.k8s.io", "ws.foo.k8s.io" },
+		{"a protected group", func(c *apiextensionsv1.CustomResourceDefinition) {
+			c.Spec.Group, c.Name = "foo.k8s.io", "ws.foo.k8s.io"
+		},
 			`metadata.annotations[api-approved.kubernetes.io]: Required value: protected groups must have approval annotation`},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -43,7 +43,7 @@ func TestCustomResources(t *testing.T) {
 		u := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "late.example/v1", "kind": "Boat"}}
 		u.SetName(name)
 		if owner != nil {
-			u.SetOwnerReferences([]metav1.OwnerReference{{APIVersion: "late.example/v1", Kind: "Boat", Name: owner.GetName(), UID: owner.GetUID(), BlockOwnerDeletion: ptr.To(true)}})
+			u.SetOwnerReferences([]metav1.OwnerReference{{APIVersion: "late.example/v1", Kind: "Boat", Name: owner.GetName(), UID: owner.GetUID(), BlockOwnerDeletion: new(true)}})
 		}
 		var made *unstructured.Unstructured
 		c.eventually("boat "+name+" is made", func() string {
