@@ -289,7 +289,7 @@ func TestWrongDefinitions(t *testing.T) {
 		}), `Forbidden: estimated rule cost exceeds budget by factor of more than 100x`},
 		{"a default of another type", schemaOf(func(s *apiextensionsv1.JSONSchemaProps) {
 			s.Properties["size"] = apiextensionsv1.JSONSchemaProps{Type: "integer", Default: &apiextensionsv1.JSON{Raw: []byte(`"x"`)}}
-		}), `spec.validation.openAPIV3Schema.properties[spec].properties[size].default: Invalid value: "string": in body must be of type integer: "string"`},
+		}), `spec.validation.openAPIV3Schema.properties[spec].properties[size].default: Invalid value: "string":  in body must be of type integer: "string"`},
 		{"no stored version", func(c *apiextensionsv1.CustomResourceDefinition) { c.Spec.Versions[0].Storage = false },
 			`must have exactly one version marked as storage version`},
 		{"a webhook without address", func(c *apiextensionsv1.CustomResourceDefinition) {

@@ -105,10 +105,11 @@ func (o *openAPI) current2() (http.Handler, error) {
 		made.Definitions = handler.PruneDefaults(made.Definitions)
 		o.static2 = made
 	}
-	all, err := crdbuilder.MergeSpecs(o.static2, o.crds.v2()...)
+	all, err := crdbuilder.MergeSpecs(ownExtensions(o.static2), o.crds.v2()...)
 	if err != nil {
 		return nil, err
 	}
+	all = ownExtensions(all)
 	for _, doc := range o.remote.v2() {
 		if err := openapiaggregator.MergeSpecsIgnorePathConflictRenamingDefinitionsAndParameters(all, doc); err != nil {
 			return nil, err
@@ -124,6 +125,18 @@ func (o *openAPI) current2() (http.Handler, error) {
 	}
 	o.version2 = crds + remote
 	return o.serve2, nil
+}
+
+// ownExtensions copies what merging changes in place: the kinds of a definition,
+// which an earlier document, being encoded for somebody, has as well.
+func ownExtensions(doc *spec.Swagger) *spec.Swagger {
+	c := *doc
+	c.Definitions = make(spec.Definitions, len(doc.Definitions))
+	for name, d := range doc.Definitions {
+		d.Extensions = maps.Clone(d.Extensions)
+		c.Definitions[name] = d
+	}
+	return &c
 }
 
 // current3 brings version 3 up to date: a document for each group and version.
