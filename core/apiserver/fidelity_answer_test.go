@@ -22,28 +22,30 @@ type answer struct {
 
 // What is another on each run or server.
 var (
-	ageCell    = regexp.MustCompile(`"(\d+[smhd])+"`)
-	pointer    = regexp.MustCompile(`0x[0-9a-f]{6,}`)
-	apiAccess  = regexp.MustCompile(`kube-api-access-[a-z0-9]{5}`)
-	packageOf  = regexp.MustCompile(`\b(core|v1|apps|batch|policy|rbac|discovery|coordination|networking)\.([A-Z])`)
-	clusterIP  = regexp.MustCompile(`\b10\.96\.\d+\.\d+\b`)
-	timeStamp  = regexp.MustCompile(`\b202[5-9]-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z`)
-	uid        = regexp.MustCompile(`\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b`)
-	generated  = regexp.MustCompile(`\b(gen-|A_)[a-z0-9]{5}\b`)
+	ageCell   = regexp.MustCompile(`"(\d+[smhd])+"`)
+	pointer   = regexp.MustCompile(`0x[0-9a-f]{6,}`)
+	apiAccess = regexp.MustCompile(`kube-api-access-[a-z0-9]{5}`)
+	packageOf = regexp.MustCompile(`\b(core|v1|apps|batch|policy|rbac|discovery|coordination|networking)\.([A-Z])`)
+	clusterIP = regexp.MustCompile(`\b10\.(9[6-9]|10\d|11[01])\.\d+\.\d+(/\d+)?\b`)
+	timeStamp = regexp.MustCompile(`\b202[5-9]-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z`)
+	uid       = regexp.MustCompile(`\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b`)
+	generated = regexp.MustCompile(`\b(gen-|A_)[a-z0-9]{5}\b`)
 	// Upstream prints its internal types, which have other names for fields than the API.
-	printed    = regexp.MustCompile(`Invalid value: (\{.*\}|\[.*\]|null): `)
+	printed    = regexp.MustCompile(`(Invalid|Unsupported|Duplicate) value: (\{.*\}|\[.*\]|null)(: |$)`)
+	portOfNode = regexp.MustCompile(`:3[0-2]\d{3}/`)
 	healthPort = regexp.MustCompile(`^(spec/(ports/\d+/nodePort|healthCheckNodePort)) = 3[0-2]\d{3}$`)
 )
 
 func mask(s string) string {
 	s, _, _ = strings.Cut(s, "\n") // what follows is a comparison of Go structs
-	s = printed.ReplaceAllString(s, "Invalid value: OBJECT: ")
+	s = printed.ReplaceAllString(s, "$1 value: OBJECT$3")
 	s = pointer.ReplaceAllString(s, "POINTER")
 	s = apiAccess.ReplaceAllString(s, "kube-api-access-NAME")
 	s = packageOf.ReplaceAllString(s, "$2")
 	s = clusterIP.ReplaceAllString(s, "CLUSTER-IP")
 	s = timeStamp.ReplaceAllString(s, "TIME")
 	s = uid.ReplaceAllString(s, "UID")
+	s = portOfNode.ReplaceAllString(s, ":PORT/")
 	return generated.ReplaceAllString(s, "${1}NAME")
 }
 
@@ -125,7 +127,7 @@ func flatten(object map[string]any) map[string]string {
 			if len(text) > 400 {
 				text = fmt.Appendf(nil, "%s... (%d bytes)", text[:40], len(text))
 			}
-			flat[strings.TrimPrefix(path, "/")] = string(text)
+			flat[strings.TrimPrefix(path, "/")] = mask(string(text))
 		}
 	}
 	walk("", object)

@@ -190,7 +190,7 @@ func (s *fidelityServer) table(t *testing.T, path string) string {
 	}
 	for _, r := range table.Rows {
 		for _, c := range r.Cells {
-			out += ageCell.ReplaceAllString(string(c), `"AGE"`) + " "
+			out += mask(ageCell.ReplaceAllString(string(c), `"AGE"`)) + " "
 		}
 		out += "\n"
 	}

@@ -1,6 +1,10 @@
 package apps
 
 import (
+	"context"
+	"maps"
+	"strconv"
+
 	appsv1 "k8s.io/api/apps/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -22,8 +26,28 @@ var daemonSets = &resource.Definition[*appsv1.DaemonSet]{
 	ValidateUpdate: func(d, old *appsv1.DaemonSet) field.ErrorList {
 		return sameSelector(d.Spec.Selector, old.Spec.Selector)
 	},
-	Spec:   func(d *appsv1.DaemonSet) any { return &d.Spec },
-	Status: func(d *appsv1.DaemonSet) any { return &d.Status },
+	ValidateStatus: func(d, _ *appsv1.DaemonSet) field.ErrorList {
+		s := &d.Status
+		return counts{"currentNumberScheduled": int64(s.CurrentNumberScheduled), "numberMisscheduled": int64(s.NumberMisscheduled),
+			"desiredNumberScheduled": int64(s.DesiredNumberScheduled), "numberReady": int64(s.NumberReady), "observedGeneration": s.ObservedGeneration,
+			"updatedNumberScheduled": int64(s.UpdatedNumberScheduled), "numberAvailable": int64(s.NumberAvailable),
+			"numberUnavailable": int64(s.NumberUnavailable), "collisionCount": optional(s.CollisionCount),
+		}.validate(nil, "", field.NewPath("status"))
+	},
+	PrepareCreate: func(_ context.Context, d *appsv1.DaemonSet) { noteGeneration(d, 1) },
+	PrepareUpdate: func(_ context.Context, d, old *appsv1.DaemonSet) {
+		generation, err := strconv.ParseInt(old.Annotations[appsv1.DeprecatedTemplateGeneration], 10, 64)
+		if err != nil {
+			generation = 1
+		}
+		if !apiequality.Semantic.DeepEqual(d.Spec.Template, old.Spec.Template) {
+			generation++
+		}
+		noteGeneration(d, generation)
+	},
+	Warnings: func(d *appsv1.DaemonSet) []string { return workloadWarnings(d.Name, &d.Spec.Template) },
+	Spec:     func(d *appsv1.DaemonSet) any { return &d.Spec },
+	Status:   func(d *appsv1.DaemonSet) any { return &d.Status },
 	Columns: append([]metav1.TableColumnDefinition{
 		resource.NameColumn,
 		resource.Column("Desired", "integer", "On how many nodes it should run."),
@@ -40,6 +64,16 @@ var daemonSets = &resource.Definition[*appsv1.DaemonSet]{
 		return append([]any{d.Name, int64(s.DesiredNumberScheduled), int64(s.CurrentNumberScheduled), int64(s.NumberReady), int64(s.UpdatedNumberScheduled),
 			int64(s.NumberAvailable), selector, resource.Age(d)}, podspec.SelectorCells(&d.Spec.Template, d.Spec.Selector)...)
 	},
+}
+
+// noteGeneration writes how often the template has changed where old clients look for it.
+func noteGeneration(d *appsv1.DaemonSet, generation int64) {
+	annotations := maps.Clone(d.Annotations)
+	if annotations == nil {
+		annotations = map[string]string{}
+	}
+	annotations[appsv1.DeprecatedTemplateGeneration] = strconv.FormatInt(generation, 10)
+	d.Annotations = annotations
 }
 
 func defaultDaemonSet(d *appsv1.DaemonSet) {
@@ -61,8 +95,11 @@ func defaultDaemonSet(d *appsv1.DaemonSet) {
 
 func validateDaemonSet(d *appsv1.DaemonSet) field.ErrorList {
 	spec := field.NewPath("spec")
-	errs := validateWorkload(d.Spec.Selector, &d.Spec.Template, spec)
+	errs := validateWorkload(d.Spec.Selector, &d.Spec.Template, "DaemonSet", spec)
 	errs = append(errs, nonNegative(int64(d.Spec.MinReadySeconds), spec.Child("minReadySeconds"))...)
+	if n := d.Spec.RevisionHistoryLimit; n != nil {
+		errs = append(errs, nonNegative(int64(*n), spec.Child("revisionHistoryLimit"))...)
+	}
 	at := spec.Child("updateStrategy")
 	switch u := d.Spec.UpdateStrategy; u.Type {
 	case appsv1.OnDeleteDaemonSetStrategyType:
@@ -73,6 +110,11 @@ func validateDaemonSet(d *appsv1.DaemonSet) field.ErrorList {
 		at = at.Child("rollingUpdate")
 		errs = append(errs, validateShare(u.RollingUpdate.MaxUnavailable, at.Child("maxUnavailable"))...)
 		errs = append(errs, validateShare(u.RollingUpdate.MaxSurge, at.Child("maxSurge"))...)
+		for child, v := range map[string]*intstr.IntOrString{"maxUnavailable": u.RollingUpdate.MaxUnavailable, "maxSurge": u.RollingUpdate.MaxSurge} {
+			if above(v) {
+				errs = append(errs, field.Invalid(at.Child(child), v, "must not be greater than 100%"))
+			}
+		}
 		away, surplus := !isZero(u.RollingUpdate.MaxUnavailable), !isZero(u.RollingUpdate.MaxSurge)
 		if away && surplus {
 			errs = append(errs, field.Invalid(at.Child("maxSurge"), u.RollingUpdate.MaxSurge, "may not be set when maxUnavailable is non-zero"))
@@ -81,7 +123,7 @@ func validateDaemonSet(d *appsv1.DaemonSet) field.ErrorList {
 			errs = append(errs, field.Required(at.Child("maxUnavailable"), "cannot be 0 when maxSurge is 0"))
 		}
 	default:
-		errs = append(errs, field.NotSupported(at.Child("type"), u.Type, []appsv1.DaemonSetUpdateStrategyType{appsv1.OnDeleteDaemonSetStrategyType, appsv1.RollingUpdateDaemonSetStrategyType}))
+		errs = append(errs, field.NotSupported(at, u, []appsv1.DaemonSetUpdateStrategyType{appsv1.RollingUpdateDaemonSetStrategyType, appsv1.OnDeleteDaemonSetStrategyType}))
 	}
 	return errs
 }

@@ -28,22 +28,22 @@ var deployments = &resource.Definition[*appsv1.Deployment]{
 	Status:           func(d *appsv1.Deployment) any { return &d.Status },
 	KeepStatusLabels: true,
 	PrepareStatus: func(_ context.Context, d, old *appsv1.Deployment) {
-		if d.Status.ObservedGeneration < old.Status.ObservedGeneration {
+		if d.Status.ObservedGeneration >= 0 && d.Status.ObservedGeneration < old.Status.ObservedGeneration {
 			d.Status.ObservedGeneration = old.Status.ObservedGeneration
 		}
 	},
 	ValidateStatus: func(d, _ *appsv1.Deployment) field.ErrorList {
-		status := field.NewPath("status")
-		errs := nonNegative(int64(d.Status.Replicas), status.Child("replicas"))
-		errs = append(errs, nonNegative(int64(d.Status.ReadyReplicas), status.Child("readyReplicas"))...)
-		if d.Status.AvailableReplicas > d.Status.ReadyReplicas {
-			errs = append(errs, field.Invalid(status.Child("availableReplicas"), d.Status.AvailableReplicas, "cannot be greater than readyReplicas"))
-		}
-		if d.Status.ReadyReplicas > d.Status.Replicas {
-			errs = append(errs, field.Invalid(status.Child("readyReplicas"), d.Status.ReadyReplicas, "cannot be greater than status.replicas"))
+		s, at := &d.Status, field.NewPath("status")
+		errs := counts{"replicas": int64(s.Replicas), "updatedReplicas": int64(s.UpdatedReplicas), "readyReplicas": int64(s.ReadyReplicas),
+			"availableReplicas": int64(s.AvailableReplicas), "unavailableReplicas": int64(s.UnavailableReplicas),
+			"observedGeneration": s.ObservedGeneration, "collisionCount": optional(s.CollisionCount),
+		}.validate([]string{"updatedReplicas", "readyReplicas", "availableReplicas"}, "replicas", at)
+		if s.AvailableReplicas > s.ReadyReplicas {
+			errs = append(errs, field.Invalid(at.Child("availableReplicas"), s.AvailableReplicas, "cannot be greater than readyReplicas"))
 		}
 		return errs
 	},
+	Warnings: func(d *appsv1.Deployment) []string { return workloadWarnings(d.Name, &d.Spec.Template) },
 	Columns: append([]metav1.TableColumnDefinition{
 		resource.NameColumn,
 		resource.Column("Ready", "string", "Number of the pod with ready state"),
@@ -83,7 +83,7 @@ func defaultDeployment(d *appsv1.Deployment) {
 
 func validateDeployment(d *appsv1.Deployment) field.ErrorList {
 	spec := field.NewPath("spec")
-	errs := validateWorkload(d.Spec.Selector, &d.Spec.Template, spec)
+	errs := validateWorkload(d.Spec.Selector, &d.Spec.Template, "Deployment", spec)
 	errs = append(errs, nonNegative(int64(*d.Spec.Replicas), spec.Child("replicas"))...)
 	errs = append(errs, nonNegative(int64(d.Spec.MinReadySeconds), spec.Child("minReadySeconds"))...)
 	errs = append(errs, nonNegative(int64(*d.Spec.RevisionHistoryLimit), spec.Child("revisionHistoryLimit"))...)
@@ -111,7 +111,7 @@ func validateDeployment(d *appsv1.Deployment) field.ErrorList {
 			errs = append(errs, field.Invalid(at.Child("maxUnavailable"), s.RollingUpdate.MaxUnavailable, "must not be greater than 100%"))
 		}
 	default:
-		errs = append(errs, field.NotSupported(at.Child("type"), s.Type,
+		errs = append(errs, field.NotSupported(at, *s,
 			[]appsv1.DeploymentStrategyType{appsv1.RecreateDeploymentStrategyType, appsv1.RollingUpdateDeploymentStrategyType}))
 	}
 	return errs

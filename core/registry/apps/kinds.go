@@ -4,6 +4,7 @@ package apps
 
 import (
 	"fmt"
+	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -24,15 +25,20 @@ var Kinds = []resource.Kind{deployments, replicaSets, statefulSets, daemonSets, 
 var version = appsv1.SchemeGroupVersion
 
 // validateWorkload checks what all kinds with a selector and a template have in common.
-func validateWorkload(selector *metav1.LabelSelector, t *corev1.PodTemplateSpec, spec *field.Path) field.ErrorList {
+func validateWorkload(selector *metav1.LabelSelector, t *corev1.PodTemplateSpec, kind string, spec *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	at := spec.Child("selector")
 	if selector == nil {
-		errs = append(errs, field.Required(at, ""))
+		if kind != "DaemonSet" {
+			errs = append(errs, field.Required(at, ""))
+		}
+		if kind != "StatefulSet" { // nothing selects no pod, the template's among them
+			errs = append(errs, field.Invalid(spec.Child("template", "metadata", "labels"), t.Labels, "`selector` does not match template `labels`"))
+		}
 	} else {
 		errs = append(errs, metav1validation.ValidateLabelSelector(selector, metav1validation.LabelSelectorValidationOptions{}, at)...)
 		if len(selector.MatchLabels)+len(selector.MatchExpressions) == 0 {
-			errs = append(errs, field.Invalid(at, selector, "empty selector is invalid for deployment"))
+			errs = append(errs, field.Invalid(at, selector, "empty selector is invalid for "+strings.ToLower(kind)))
 		}
 		if s, err := metav1.LabelSelectorAsSelector(selector); err != nil {
 			errs = append(errs, field.Invalid(at, selector, "invalid label selector"))
@@ -45,9 +51,43 @@ func validateWorkload(selector *metav1.LabelSelector, t *corev1.PodTemplateSpec,
 		errs = append(errs, field.NotSupported(spec.Child("template", "spec", "restartPolicy"), p, []corev1.RestartPolicy{corev1.RestartPolicyAlways}))
 	}
 	if t.Spec.ActiveDeadlineSeconds != nil {
-		errs = append(errs, field.Forbidden(spec.Child("template", "spec", "activeDeadlineSeconds"), "activeDeadlineSeconds in ReplicaSet is not Supported"))
+		errs = append(errs, field.Forbidden(spec.Child("template", "spec", "activeDeadlineSeconds"), "activeDeadlineSeconds in "+kindOfDeadline(kind)+" is not Supported"))
 	}
 	return errs
+}
+
+// kindOfDeadline is how upstream calls a kind when it refuses a deadline: it
+// judges a deployment's template as a replica set's.
+func kindOfDeadline(kind string) string {
+	if kind == "Deployment" {
+		return "ReplicaSet"
+	}
+	return kind
+}
+
+// counts are numbers of a status, by field.
+type counts map[string]int64
+
+// validate checks that none is negative, and that those of parts do not exceed what they are parts of.
+func (c counts) validate(parts []string, whole string, at *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	for name, n := range c {
+		errs = append(errs, nonNegative(n, at.Child(name))...)
+	}
+	for _, part := range parts {
+		if c[part] > c[whole] {
+			errs = append(errs, field.Invalid(at.Child(part), c[part], "cannot be greater than status."+whole))
+		}
+	}
+	return errs
+}
+
+// optional is the number that a pointer points to.
+func optional(p *int32) int64 {
+	if p == nil {
+		return 0
+	}
+	return int64(*p)
 }
 
 func nonNegative(v int64, at *field.Path) field.ErrorList {
@@ -70,6 +110,11 @@ func validateShare(v *intstr.IntOrString, at *field.Path) field.ErrorList {
 		errs = append(errs, field.Invalid(at, v, msg))
 	}
 	return errs
+}
+
+// workloadWarnings are shown to who creates a workload.
+func workloadWarnings(name string, t *corev1.PodTemplateSpec) []string {
+	return append(podspec.NameWarnings(name), podspec.TemplateWarnings(t, field.NewPath("spec", "template"))...)
 }
 
 // isZero says whether a share is 0 or 0%.

@@ -25,13 +25,24 @@ var replicaSets = &resource.Definition[*appsv1.ReplicaSet]{
 	},
 	Validate: func(r *appsv1.ReplicaSet) field.ErrorList {
 		spec := field.NewPath("spec")
-		errs := validateWorkload(r.Spec.Selector, &r.Spec.Template, spec)
+		errs := validateWorkload(r.Spec.Selector, &r.Spec.Template, "ReplicaSet", spec)
 		errs = append(errs, nonNegative(int64(*r.Spec.Replicas), spec.Child("replicas"))...)
 		return append(errs, nonNegative(int64(r.Spec.MinReadySeconds), spec.Child("minReadySeconds"))...)
 	},
 	ValidateUpdate: func(r, old *appsv1.ReplicaSet) field.ErrorList {
 		return sameSelector(r.Spec.Selector, old.Spec.Selector)
 	},
+	ValidateStatus: func(r, _ *appsv1.ReplicaSet) field.ErrorList {
+		s, at := &r.Status, field.NewPath("status")
+		errs := counts{"replicas": int64(s.Replicas), "fullyLabeledReplicas": int64(s.FullyLabeledReplicas), "readyReplicas": int64(s.ReadyReplicas),
+			"availableReplicas": int64(s.AvailableReplicas), "observedGeneration": s.ObservedGeneration,
+		}.validate([]string{"fullyLabeledReplicas", "readyReplicas", "availableReplicas"}, "replicas", at)
+		if s.AvailableReplicas > s.ReadyReplicas {
+			errs = append(errs, field.Invalid(at.Child("availableReplicas"), s.AvailableReplicas, "cannot be greater than readyReplicas"))
+		}
+		return errs
+	},
+	Warnings:         func(r *appsv1.ReplicaSet) []string { return workloadWarnings(r.Name, &r.Spec.Template) },
 	Spec:             func(r *appsv1.ReplicaSet) any { return &r.Spec },
 	Status:           func(r *appsv1.ReplicaSet) any { return &r.Status },
 	KeepStatusLabels: true,

@@ -24,8 +24,22 @@ var statefulSets = &resource.Definition[*appsv1.StatefulSet]{
 	Default:        defaultStatefulSet,
 	Validate:       validateStatefulSet,
 	ValidateUpdate: validateStatefulSetUpdate,
-	Spec:           func(s *appsv1.StatefulSet) any { return &s.Spec },
-	Status:         func(s *appsv1.StatefulSet) any { return &s.Status },
+	ValidateStatus: func(o, _ *appsv1.StatefulSet) field.ErrorList {
+		s, at := &o.Status, field.NewPath("status")
+		errs := counts{"replicas": int64(s.Replicas), "readyReplicas": int64(s.ReadyReplicas), "currentReplicas": int64(s.CurrentReplicas),
+			"updatedReplicas": int64(s.UpdatedReplicas), "availableReplicas": int64(s.AvailableReplicas),
+			"observedGeneration": s.ObservedGeneration, "collisionCount": optional(s.CollisionCount),
+		}.validate([]string{"readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas"}, "replicas", at)
+		if s.AvailableReplicas > s.ReadyReplicas {
+			errs = append(errs, field.Invalid(at.Child("availableReplicas"), s.AvailableReplicas, "cannot be greater than status.readyReplicas"))
+		}
+		return errs
+	},
+	Warnings: func(s *appsv1.StatefulSet) []string {
+		return podspec.TemplateWarnings(&s.Spec.Template, field.NewPath("spec", "template"))
+	},
+	Spec:   func(s *appsv1.StatefulSet) any { return &s.Spec },
+	Status: func(s *appsv1.StatefulSet) any { return &s.Status },
 	Columns: []metav1.TableColumnDefinition{
 		resource.NameColumn,
 		resource.Column("Ready", "string", "Number of the pod with ready state"),
@@ -93,7 +107,7 @@ func validateStatefulSet(s *appsv1.StatefulSet) field.ErrorList {
 		t.Spec.Volumes = append(t.Spec.Volumes, corev1.Volume{Name: c.Name, VolumeSource: corev1.VolumeSource{
 			PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: c.Name}}})
 	}
-	errs := validateWorkload(s.Spec.Selector, t, spec)
+	errs := validateWorkload(s.Spec.Selector, t, "StatefulSet", spec)
 	errs = append(errs, nonNegative(int64(*s.Spec.Replicas), spec.Child("replicas"))...)
 	errs = append(errs, nonNegative(int64(s.Spec.MinReadySeconds), spec.Child("minReadySeconds"))...)
 	switch p := s.Spec.PodManagementPolicy; p {
@@ -113,6 +127,9 @@ func validateStatefulSet(s *appsv1.StatefulSet) field.ErrorList {
 		}
 	default:
 		errs = append(errs, field.Invalid(at, u, "must be 'RollingUpdate' or 'OnDelete'"))
+	}
+	if n := s.Spec.RevisionHistoryLimit; n != nil {
+		errs = append(errs, nonNegative(int64(*n), spec.Child("revisionHistoryLimit"))...)
 	}
 	if o := s.Spec.Ordinals; o != nil {
 		errs = append(errs, nonNegative(int64(o.Start), spec.Child("ordinals", "start"))...)

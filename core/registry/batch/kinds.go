@@ -4,6 +4,7 @@ package batch
 import (
 	"context"
 	"fmt"
+	"maps"
 	"strings"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/duration"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -30,11 +32,21 @@ const maxCronJobName = 52
 
 var jobs = &resource.Definition[*batchv1.Job]{
 	GroupVersion: version, Kind: "Job", Plural: "jobs", Singular: "job", Categories: []string{"all"},
-	New:               func() *batchv1.Job { return &batchv1.Job{} },
-	NewList:           func() runtime.Object { return &batchv1.JobList{} },
-	Default:           func(j *batchv1.Job) { defaultJob(&j.Spec) },
-	PrepareCreate:     prepareJob,
-	Validate:          func(j *batchv1.Job) field.ErrorList { return validateJob(&j.Spec, field.NewPath("spec"), false) },
+	New:     func() *batchv1.Job { return &batchv1.Job{} },
+	NewList: func() runtime.Object { return &batchv1.JobList{} },
+	Default: func(j *batchv1.Job) {
+		defaultJob(&j.Spec)
+		followTemplate(j)
+	},
+	PrepareCreate: prepareJob,
+	Validate: func(j *batchv1.Job) field.ErrorList {
+		spec := field.NewPath("spec")
+		return append(validateSelector(j, spec), validateJob(&j.Spec, spec, false)...)
+	},
+	Warnings: func(j *batchv1.Job) []string {
+		list := append(podspec.NameWarnings(j.Name), jobWarnings(&j.Spec)...)
+		return append(list, podspec.TemplateWarnings(&j.Spec.Template, field.NewPath("spec", "template"))...)
+	},
 	ValidateUpdate:    validateJobUpdate,
 	Spec:              func(j *batchv1.Job) any { return &j.Spec },
 	Status:            func(j *batchv1.Job) any { return &j.Status },
@@ -71,12 +83,29 @@ func defaultJob(s *batchv1.JobSpec) {
 	}
 	setDefault(&s.CompletionMode, batchv1.NonIndexedCompletion)
 	setDefault(&s.Suspend, false)
+	setDefault(&s.ManualSelector, false)
+	if s.PodFailurePolicy != nil {
+		for _, rule := range s.PodFailurePolicy.Rules {
+			for i := range rule.OnPodConditions {
+				if c := &rule.OnPodConditions[i]; c.Status == "" {
+					c.Status = corev1.ConditionTrue
+				}
+			}
+		}
+	}
 	if s.PodReplacementPolicy == nil {
 		policy := batchv1.TerminatingOrFailed
 		if s.PodFailurePolicy != nil {
 			policy = batchv1.Failed
 		}
 		s.PodReplacementPolicy = &policy
+	}
+}
+
+// followTemplate gives a job without labels those of its pods.
+func followTemplate(j *batchv1.Job) {
+	if len(j.Labels) == 0 && len(j.Spec.Template.Labels) > 0 {
+		j.Labels = maps.Clone(j.Spec.Template.Labels)
 	}
 }
 
@@ -102,6 +131,7 @@ func prepareJob(_ context.Context, j *batchv1.Job) {
 		j.Spec.Selector.MatchLabels = map[string]string{}
 	}
 	j.Spec.Selector.MatchLabels[batchv1.ControllerUidLabel] = string(j.UID)
+	followTemplate(j)
 }
 
 func validateJob(s *batchv1.JobSpec, spec *field.Path, template bool) field.ErrorList {
@@ -117,7 +147,7 @@ func validateJob(s *batchv1.JobSpec, spec *field.Path, template bool) field.Erro
 	}
 	indexed := s.CompletionMode != nil && *s.CompletionMode == batchv1.IndexedCompletion
 	if m := s.CompletionMode; m != nil && !indexed && *m != batchv1.NonIndexedCompletion {
-		errs = append(errs, field.NotSupported(spec.Child("completionMode"), *m, []batchv1.CompletionMode{batchv1.IndexedCompletion, batchv1.NonIndexedCompletion}))
+		errs = append(errs, field.NotSupported(spec.Child("completionMode"), *m, []batchv1.CompletionMode{batchv1.NonIndexedCompletion, batchv1.IndexedCompletion}))
 	}
 	if indexed && s.Completions == nil {
 		errs = append(errs, field.Required(spec.Child("completions"), fmt.Sprintf("when completion mode is %s", batchv1.IndexedCompletion)))
@@ -128,7 +158,13 @@ func validateJob(s *batchv1.JobSpec, spec *field.Path, template bool) field.Erro
 	if !template && s.Selector == nil {
 		errs = append(errs, field.Required(spec.Child("selector"), ""))
 	}
+	errs = append(errs, validatePolicies(s, indexed, spec)...)
 	at := spec.Child("template")
+	if !template {
+		if selector, err := metav1.LabelSelectorAsSelector(s.Selector); err == nil && !selector.Matches(labels.Set(s.Template.Labels)) {
+			errs = append(errs, field.Invalid(at.Child("metadata", "labels"), s.Template.Labels, "`selector` does not match template `labels`"))
+		}
+	}
 	errs = append(errs, podspec.ValidateTemplate(&s.Template, at)...)
 	switch p := s.Template.Spec.RestartPolicy; p {
 	case corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever:
@@ -155,6 +191,8 @@ func validateJobUpdate(j, old *batchv1.Job) field.ErrorList {
 	indexed := j.Spec.CompletionMode != nil && *j.Spec.CompletionMode == batchv1.IndexedCompletion
 	if !indexed { // an indexed job may be resized together with its parallelism
 		same(j.Spec.Completions, old.Spec.Completions, "completions")
+	} else if !apiequality.Semantic.DeepEqual(j.Spec.Completions, old.Spec.Completions) && !apiequality.Semantic.DeepEqual(j.Spec.Completions, j.Spec.Parallelism) {
+		errs = append(errs, field.Invalid(spec.Child("completions"), j.Spec.Completions, "can only be modified in tandem with spec.parallelism"))
 	}
 	same(j.Spec.Selector, old.Spec.Selector, "selector")
 	same(j.Spec.CompletionMode, old.Spec.CompletionMode, "completionMode")
@@ -234,8 +272,12 @@ var cronJobs = &resource.Definition[*batchv1.CronJob]{
 		podspec.SetDefaults(&c.Spec.JobTemplate.Spec.Template.Spec)
 	},
 	Validate: validateCronJob,
-	Spec:     func(c *batchv1.CronJob) any { return &c.Spec },
-	Status:   func(c *batchv1.CronJob) any { return &c.Status },
+	Warnings: func(c *batchv1.CronJob) []string {
+		list := append(podspec.NameWarnings(c.Name), jobWarnings(&c.Spec.JobTemplate.Spec)...)
+		return append(list, podspec.TemplateWarnings(&c.Spec.JobTemplate.Spec.Template, field.NewPath("spec", "jobTemplate", "spec", "template"))...)
+	},
+	Spec:   func(c *batchv1.CronJob) any { return &c.Spec },
+	Status: func(c *batchv1.CronJob) any { return &c.Status },
 	Columns: append([]metav1.TableColumnDefinition{
 		resource.NameColumn,
 		resource.Column("Schedule", "string", "When it runs."),
@@ -255,7 +297,7 @@ var cronJobs = &resource.Definition[*batchv1.CronJob]{
 		}
 		suspended := c.Spec.Suspend != nil && *c.Spec.Suspend
 		s := &c.Spec.JobTemplate.Spec
-		return append([]any{c.Name, c.Spec.Schedule, zone, fmt.Sprintf("%t", suspended), int64(len(c.Status.Active)), last, resource.Age(c)},
+		return append([]any{c.Name, c.Spec.Schedule, zone, map[bool]string{true: "True", false: "False"}[suspended], int64(len(c.Status.Active)), last, resource.Age(c)},
 			podspec.SelectorCells(&s.Template, s.Selector)...)
 	},
 }
@@ -268,15 +310,22 @@ func validateCronJob(c *batchv1.CronJob) field.ErrorList {
 	}
 	if c.Spec.Schedule == "" {
 		errs = append(errs, field.Required(spec.Child("schedule"), ""))
-	} else if n := len(strings.Fields(c.Spec.Schedule)); n != 5 && !strings.HasPrefix(c.Spec.Schedule, "@") {
+	} else if n := len(strings.Fields(c.Spec.Schedule)); n != 5 && !strings.HasPrefix(c.Spec.Schedule, "@") && !strings.Contains(c.Spec.Schedule, "TZ") {
 		errs = append(errs, field.Invalid(spec.Child("schedule"), c.Spec.Schedule, fmt.Sprintf("expected exactly 5 fields, found %d: [%s]", n, c.Spec.Schedule)))
 	}
 	if strings.Contains(c.Spec.Schedule, "TZ") {
 		errs = append(errs, field.Invalid(spec.Child("schedule"), c.Spec.Schedule, "cannot use TZ or CRON_TZ in schedule, use timeZone field instead"))
 	}
 	if z := c.Spec.TimeZone; z != nil {
-		if _, err := time.LoadLocation(*z); err != nil || *z == "" || strings.EqualFold(*z, "Local") {
-			errs = append(errs, field.Invalid(spec.Child("timeZone"), *z, "unknown time zone "+*z))
+		switch {
+		case *z == "":
+			errs = append(errs, field.Invalid(spec.Child("timeZone"), *z, "timeZone must be nil or non-empty string"))
+		case strings.EqualFold(*z, "Local"):
+			errs = append(errs, field.Invalid(spec.Child("timeZone"), *z, "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones"))
+		default:
+			if _, err := time.LoadLocation(*z); err != nil {
+				errs = append(errs, field.Invalid(spec.Child("timeZone"), *z, "unknown time zone "+*z))
+			}
 		}
 	}
 	switch c.Spec.ConcurrencyPolicy {
@@ -287,6 +336,18 @@ func validateCronJob(c *batchv1.CronJob) field.ErrorList {
 	}
 	if v := c.Spec.StartingDeadlineSeconds; v != nil && *v < 0 {
 		errs = append(errs, field.Invalid(spec.Child("startingDeadlineSeconds"), *v, "must be greater than or equal to 0"))
+	}
+	for name, v := range map[string]*int32{"successfulJobsHistoryLimit": c.Spec.SuccessfulJobsHistoryLimit, "failedJobsHistoryLimit": c.Spec.FailedJobsHistoryLimit} {
+		if v != nil && *v < 0 {
+			errs = append(errs, field.Invalid(spec.Child(name), int64(*v), negative))
+		}
+	}
+	at := spec.Child("jobTemplate", "spec")
+	if s := c.Spec.JobTemplate.Spec.Selector; s != nil {
+		errs = append(errs, field.Invalid(at.Child("selector"), s, "`selector` will be auto-generated"))
+	}
+	if m := c.Spec.JobTemplate.Spec.ManualSelector; m != nil && *m {
+		errs = append(errs, field.NotSupported(at.Child("manualSelector"), *m, []string{"nil", "false"}))
 	}
 	return append(errs, validateJob(&c.Spec.JobTemplate.Spec, spec.Child("jobTemplate", "spec"), true)...)
 }

@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/registry/rest"
+	"k8s.io/utils/ptr"
 
 	"keelson.dev/keelson/core/registry/podspec"
 	"keelson.dev/keelson/core/registry/resource"
@@ -25,7 +26,7 @@ var pods = &resource.Definition[*corev1.Pod]{
 	Validate:       validatePod,
 	ValidateUpdate: validatePodUpdate,
 	ValidateStatus: validatePodStatus,
-	Warnings:       podWarnings,
+	Warnings:       podspec.PodWarnings,
 	Spec:           func(p *corev1.Pod) any { return &p.Spec },
 	Status:         func(p *corev1.Pod) any { return &p.Status },
 	Columns:        podColumns,
@@ -64,6 +65,11 @@ func podFields(p *corev1.Pod) fields.Set {
 }
 
 func preparePod(_ context.Context, p *corev1.Pod) {
+	podspec.MergeLabelKeys(p)
+	podspec.FollowAnnotations(p)
+	if g := p.Spec.TerminationGracePeriodSeconds; g != nil && *g < 0 {
+		p.Spec.TerminationGracePeriodSeconds = ptr.To(int64(1)) // at once, as documented
+	}
 	p.Status = corev1.PodStatus{Phase: corev1.PodPending, QOSClass: podspec.QOS(p)}
 	if len(p.Spec.SchedulingGates) > 0 {
 		p.Status.Conditions = []corev1.PodCondition{{
@@ -104,6 +110,7 @@ func podGracePeriod(_ context.Context, p *corev1.Pod, options *metav1.DeleteOpti
 
 func validatePod(p *corev1.Pod) field.ErrorList {
 	errs := podspec.Validate(&p.Spec, field.NewPath("spec"))
+	errs = append(errs, podspec.ValidateAnnotations(p, field.NewPath("metadata", "annotations"))...)
 	if p.ResourceVersion == "" && len(p.Spec.EphemeralContainers) > 0 {
 		errs = append(errs, field.Forbidden(field.NewPath("spec", "ephemeralContainers"), "cannot be set on create"))
 	}
@@ -111,25 +118,4 @@ func validatePod(p *corev1.Pod) field.ErrorList {
 		errs = append(errs, field.Forbidden(field.NewPath("spec", "nodeName"), "cannot be set until all schedulingGates have been cleared"))
 	}
 	return errs
-}
-
-func podWarnings(p *corev1.Pod) []string {
-	var warnings []string
-	for i, s := range p.Spec.ImagePullSecrets {
-		if s.Name == "" {
-			warnings = append(warnings, field.NewPath("spec", "imagePullSecrets").Index(i).Child("name").String()+`: invalid empty name ""`)
-		}
-	}
-	for i := range p.Spec.Containers {
-		c := &p.Spec.Containers[i]
-		names := map[string]bool{}
-		for j, env := range c.Env {
-			if names[env.Name] {
-				warnings = append(warnings, field.NewPath("spec", "containers").Index(i).Child("env").Index(j).String()+
-					`: hides previous definition of "`+env.Name+`", which may be dropped when using apply`)
-			}
-			names[env.Name] = true
-		}
-	}
-	return warnings
 }

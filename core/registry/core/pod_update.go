@@ -1,19 +1,14 @@
 package core
 
 import (
-	"context"
-	"fmt"
+	"math"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
-	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
-	"k8s.io/apiserver/pkg/registry/rest"
-	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
-
-	"keelson.dev/keelson/core/registry/podspec"
 )
 
 const onlyThese = "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`," +
@@ -29,6 +24,16 @@ func validatePodUpdate(p, old *corev1.Pod) field.ErrorList {
 	}
 	if len(p.Spec.InitContainers) != len(old.Spec.InitContainers) {
 		return append(errs, field.Forbidden(spec.Child("initContainers"), "pod updates may not add or remove containers"))
+	}
+	if now := p.Spec.ActiveDeadlineSeconds; now != nil && (*now < 0 || *now > math.MaxInt32) {
+		errs = append(errs, field.Invalid(spec.Child("activeDeadlineSeconds"), *now, validation.InclusiveRangeError(0, math.MaxInt32)))
+	}
+	errs = append(errs, imagesStay(p.Spec.Containers, spec.Child("containers"))...)
+	errs = append(errs, imagesStay(p.Spec.InitContainers, spec.Child("initContainers"))...)
+	if _, now := p.Annotations[corev1.MirrorPodAnnotationKey]; now {
+		if _, had := old.Annotations[corev1.MirrorPodAnnotationKey]; !had {
+			errs = append(errs, field.Forbidden(field.NewPath("metadata", "annotations").Key(corev1.MirrorPodAnnotationKey), "may not add mirror pod annotation"))
+		}
 	}
 	switch now, was := p.Spec.ActiveDeadlineSeconds, old.Spec.ActiveDeadlineSeconds; {
 	case now != nil && was != nil && *now > *was:
@@ -54,10 +59,11 @@ func validatePodUpdate(p, old *corev1.Pod) field.ErrorList {
 		munged.TerminationGracePeriodSeconds = was
 	}
 	if len(old.Spec.SchedulingGates) > 0 { // a gated pod may still be narrowed down
-		munged.NodeSelector, munged.Affinity = old.Spec.NodeSelector, old.Spec.Affinity
+		munged.NodeSelector = old.Spec.NodeSelector
+		errs = append(errs, narrowed(munged, &old.Spec, spec.Child("affinity", "nodeAffinity"))...)
 		for key, value := range old.Spec.NodeSelector {
 			if v, ok := p.Spec.NodeSelector[key]; !ok || v != value {
-				errs = append(errs, field.Invalid(spec.Child("nodeSelector"), p.Spec.NodeSelector, "only additions are allowed"))
+				errs = append(errs, field.Invalid(spec.Child("nodeSelector"), p.Spec.NodeSelector, "only additions to spec.nodeSelector are allowed (no mutations or deletions)"))
 				break
 			}
 		}
@@ -92,7 +98,7 @@ func onlyRemovedGates(now, was []corev1.PodSchedulingGate, at *field.Path) field
 	var errs field.ErrorList
 	for i, gate := range now {
 		if !known[gate.Name] {
-			errs = append(errs, field.Forbidden(at.Index(i), "only deletion is allowed, but found new scheduling gate '"+gate.Name+"'"))
+			errs = append(errs, field.Forbidden(at.Index(i).Child("name"), "only deletion is allowed, but found new scheduling gate '"+gate.Name+"'"))
 		}
 	}
 	return errs
@@ -105,6 +111,9 @@ func validatePodStatus(p, old *corev1.Pod) field.ErrorList {
 		errs = append(errs, field.Forbidden(status.Child("nodeName"), "may not be changed directly"))
 	}
 	if n := p.Status.NominatedNodeName; n != "" {
+		if p.Spec.NodeName != "" && old.Status.NominatedNodeName != n {
+			errs = append(errs, field.Forbidden(status.Child("nominatedNodeName"), "may not be set on pods that are already bound to a node"))
+		}
 		for _, msg := range apivalidation.NameIsDNSSubdomain(n, false) {
 			errs = append(errs, field.Invalid(status.Child("nominatedNodeName"), n, msg))
 		}
@@ -112,19 +121,21 @@ func validatePodStatus(p, old *corev1.Pod) field.ErrorList {
 	if q, was := p.Status.QOSClass, old.Status.QOSClass; was != "" && q != was {
 		errs = append(errs, field.Invalid(status.Child("qosClass"), q, "field is immutable"))
 	}
+	errs = append(errs, validatePodStatusValues(p, status)...)
 	if p.Spec.RestartPolicy == corev1.RestartPolicyAlways {
 		return errs // containers start again
 	}
-	return append(errs, noRevival(p, old, status.Child("containerStatuses"))...)
+	errs = append(errs, noRevival(p, p.Status.ContainerStatuses, old.Status.ContainerStatuses, status.Child("containerStatuses"))...)
+	return append(errs, noRevival(p, p.Status.InitContainerStatuses, old.Status.InitContainerStatuses, status.Child("initContainerStatuses"))...)
 }
 
 // noRevival refuses that a container which has ended for good runs again.
-func noRevival(p, old *corev1.Pod, at *field.Path) field.ErrorList {
+func noRevival(p *corev1.Pod, now, was []corev1.ContainerStatus, at *field.Path) field.ErrorList {
 	if p.Spec.RestartPolicy != corev1.RestartPolicyNever {
 		return nil
 	}
 	ended := map[string]bool{}
-	for _, c := range old.Status.ContainerStatuses {
+	for _, c := range was {
 		ended[c.Name] = c.State.Terminated != nil
 	}
 	rules := map[string]bool{} // containers with rules of their own may start again
@@ -132,91 +143,10 @@ func noRevival(p, old *corev1.Pod, at *field.Path) field.ErrorList {
 		rules[c.Name] = c.RestartPolicy != nil || len(c.RestartPolicyRules) > 0
 	}
 	var errs field.ErrorList
-	for i, c := range p.Status.ContainerStatuses {
+	for i, c := range now {
 		if ended[c.Name] && c.State.Terminated == nil && !rules[c.Name] {
 			errs = append(errs, field.Forbidden(at.Index(i).Child("state"), "may not be transitioned to non-terminated state"))
 		}
 	}
 	return errs
-}
-
-// ephemeralStrategy adds ephemeral containers; nothing else changes.
-type ephemeralStrategy struct{ rest.RESTUpdateStrategy }
-
-func (ephemeralStrategy) PrepareForUpdate(_ context.Context, obj, old runtime.Object) {
-	p, before := obj.(*corev1.Pod), old.(*corev1.Pod)
-	added := p.Spec.EphemeralContainers
-	keep(p, before)
-	p.Spec.EphemeralContainers = added
-	if !apiequality.Semantic.DeepEqual(p.Spec, before.Spec) {
-		p.Generation = before.Generation + 1
-	}
-}
-
-func (ephemeralStrategy) ValidateUpdate(_ context.Context, obj, old runtime.Object) field.ErrorList {
-	p, before := obj.(*corev1.Pod), old.(*corev1.Pod)
-	at := field.NewPath("spec", "ephemeralContainers")
-	errs := podspec.Validate(&p.Spec, field.NewPath("spec"))
-	now := map[string]*corev1.EphemeralContainer{}
-	for i := range p.Spec.EphemeralContainers {
-		now[p.Spec.EphemeralContainers[i].Name] = &p.Spec.EphemeralContainers[i]
-	}
-	for i, was := range before.Spec.EphemeralContainers {
-		kept, ok := now[was.Name]
-		if !ok {
-			errs = append(errs, field.Forbidden(at, fmt.Sprintf("existing ephemeral containers %q may not be removed\n", was.Name)))
-		} else if !apiequality.Semantic.DeepEqual(*kept, was) {
-			errs = append(errs, field.Forbidden(at, fmt.Sprintf("existing ephemeral containers %q may not be changed\n", before.Spec.EphemeralContainers[i].Name)))
-		}
-	}
-	return errs
-}
-
-func (ephemeralStrategy) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set { return nil }
-
-// resizeStrategy changes the containers' resources; nothing else changes.
-type resizeStrategy struct{ rest.RESTUpdateStrategy }
-
-func (resizeStrategy) PrepareForUpdate(_ context.Context, obj, old runtime.Object) {
-	p, before := obj.(*corev1.Pod), old.(*corev1.Pod)
-	wanted := p.Spec.Containers
-	wantedInit := p.Spec.InitContainers
-	keep(p, before)
-	p.Spec = *before.Spec.DeepCopy()
-	resize(p.Spec.Containers, wanted)
-	resize(p.Spec.InitContainers, wantedInit)
-	if !apiequality.Semantic.DeepEqual(p.Spec, before.Spec) {
-		p.Generation = before.Generation + 1
-	}
-}
-
-func resize(containers, wanted []corev1.Container) {
-	for i := range containers {
-		for j := range wanted {
-			if wanted[j].Name == containers[i].Name {
-				containers[i].Resources = wanted[j].Resources
-				containers[i].ResizePolicy = wanted[j].ResizePolicy
-			}
-		}
-	}
-}
-
-func (resizeStrategy) ValidateUpdate(_ context.Context, obj, old runtime.Object) field.ErrorList {
-	p, before := obj.(*corev1.Pod), old.(*corev1.Pod)
-	errs := podspec.Validate(&p.Spec, field.NewPath("spec"))
-	if now, was := podspec.QOS(p), podspec.QOS(before); now != was {
-		errs = append(errs, field.Invalid(field.NewPath("spec"), now, "Pod QOS Class may not change as a result of resizing"))
-	}
-	return errs
-}
-
-func (resizeStrategy) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
-	return map[fieldpath.APIVersion]*fieldpath.Set{"v1": fieldpath.NewSet(fieldpath.MakePathOrDie("status"))}
-}
-
-// keep puts back all but the metadata that clients may write.
-func keep(p, before *corev1.Pod) {
-	p.Spec, p.Status, p.Generation = before.Spec, before.Status, before.Generation
-	p.DeletionTimestamp, p.OwnerReferences = before.DeletionTimestamp, before.OwnerReferences
-	p.Labels, p.Annotations, p.Finalizers = before.Labels, before.Annotations, before.Finalizers
 }

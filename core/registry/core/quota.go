@@ -54,27 +54,6 @@ func defaultLimits(item *corev1.LimitRangeItem) {
 	fill(&item.DefaultRequest, item.Min)
 }
 
-func validateLimitRange(l *corev1.LimitRange) field.ErrorList {
-	var errs field.ErrorList
-	for i, item := range l.Spec.Limits {
-		at := field.NewPath("spec", "limits").Index(i)
-		if item.Type == "" {
-			errs = append(errs, field.Required(at.Child("type"), ""))
-		}
-		for name, low := range item.Min {
-			if high, ok := item.Max[name]; ok && low.Cmp(high) > 0 {
-				errs = append(errs, field.Invalid(at.Child("min").Key(string(name)), low.String(), fmt.Sprintf("min value %s is greater than max value %s", low.String(), high.String())))
-			}
-		}
-		for name, q := range item.Default {
-			if high, ok := item.Max[name]; ok && q.Cmp(high) > 0 {
-				errs = append(errs, field.Invalid(at.Child("default").Key(string(name)), q.String(), fmt.Sprintf("default value %s is greater than max value %s", q.String(), high.String())))
-			}
-		}
-	}
-	return errs
-}
-
 var resourceQuotas = &resource.Definition[*corev1.ResourceQuota]{
 	GroupVersion: version, Kind: "ResourceQuota", Plural: "resourcequotas", Singular: "resourcequota", ShortNames: []string{"quota"},
 	New:     func() *corev1.ResourceQuota { return &corev1.ResourceQuota{} },
@@ -119,6 +98,10 @@ var podTemplates = &resource.Definition[*corev1.PodTemplate]{
 	Validate: func(t *corev1.PodTemplate) field.ErrorList {
 		return podspec.ValidateTemplate(&t.Template, field.NewPath("template"))
 	},
+	Spec: func(t *corev1.PodTemplate) any { return &t.Template },
+	Warnings: func(t *corev1.PodTemplate) []string {
+		return podspec.TemplateWarnings(&t.Template, field.NewPath("template"))
+	},
 	Columns: append([]metav1.TableColumnDefinition{resource.NameColumn}, podspec.TemplateColumns...),
 	Row: func(t *corev1.PodTemplate) []any {
 		return append([]any{t.Name}, podspec.TemplateCells(&t.Template, t.Template.Labels)...)
@@ -152,7 +135,7 @@ var replicationControllers = &resource.Definition[*corev1.ReplicationController]
 		if rc.Spec.Template == nil {
 			return field.ErrorList{field.Required(spec.Child("template"), "")}
 		}
-		return podspec.ValidateTemplate(rc.Spec.Template, spec.Child("template"))
+		return validateController(rc, spec)
 	},
 	Labels: []string{"status.replicas"},
 	Fields: func(rc *corev1.ReplicationController) fields.Set {
@@ -164,14 +147,26 @@ var replicationControllers = &resource.Definition[*corev1.ReplicationController]
 			return scale.Fields{Replicas: &rc.Spec.Replicas, Current: rc.Status.Replicas, Selector: &metav1.LabelSelector{MatchLabels: rc.Spec.Selector}}
 		})}
 	},
-	Columns: []metav1.TableColumnDefinition{
+	Warnings: func(rc *corev1.ReplicationController) []string {
+		list := podspec.NameWarnings(rc.Name)
+		if rc.Spec.Template != nil {
+			list = append(list, podspec.TemplateWarnings(rc.Spec.Template, field.NewPath("spec", "template"))...)
+		}
+		return list
+	},
+	Columns: append([]metav1.TableColumnDefinition{
 		resource.NameColumn,
 		resource.Column("Desired", "integer", "How many pods are wanted."),
 		resource.Column("Current", "integer", "How many pods there are."),
 		resource.Column("Ready", "integer", "How many pods are ready."),
 		resource.AgeColumn,
-	},
+	}, podspec.TemplateColumns...),
 	Row: func(rc *corev1.ReplicationController) []any {
-		return []any{rc.Name, int64(*rc.Spec.Replicas), int64(rc.Status.Replicas), int64(rc.Status.ReadyReplicas), resource.Age(rc)}
+		template := rc.Spec.Template
+		if template == nil {
+			template = &corev1.PodTemplateSpec{}
+		}
+		return append([]any{rc.Name, int64(*rc.Spec.Replicas), int64(rc.Status.Replicas), int64(rc.Status.ReadyReplicas), resource.Age(rc)},
+			podspec.SelectorCells(template, &metav1.LabelSelector{MatchLabels: rc.Spec.Selector})...)
 	},
 }

@@ -23,7 +23,7 @@ var services = &resource.Definition[*corev1.Service]{
 	GroupVersion: version, Kind: "Service", Plural: "services", Singular: "service", ShortNames: []string{"svc"}, Categories: []string{"all"},
 	New:            func() *corev1.Service { return &corev1.Service{} },
 	NewList:        func() runtime.Object { return &corev1.ServiceList{} },
-	Name:           apivalidation.NameIsDNS1035Label,
+	Name:           apivalidation.NameIsDNSLabel,
 	Default:        defaultService,
 	CreateOnUpdate: true,
 	PrepareCreate:  func(_ context.Context, s *corev1.Service) { dropForeignFields(s) },
@@ -34,6 +34,8 @@ var services = &resource.Definition[*corev1.Service]{
 	Validate:       validateService,
 	ValidateUpdate: validateServiceUpdate,
 	Status:         func(s *corev1.Service) any { return &s.Status },
+	ValidateStatus: validateServiceStatus,
+	Warnings:       serviceWarnings,
 	PrepareStatus:  func(_ context.Context, s, old *corev1.Service) { s.Spec = old.Spec },
 	Labels:         []string{"spec.clusterIP", "spec.type"},
 	Fields: func(s *corev1.Service) fields.Set {
@@ -129,10 +131,7 @@ func wantsHealthPort(s *corev1.Service) bool {
 // dropForeignFields clears what belongs to another type of service.
 func dropForeignFields(s *corev1.Service) {
 	if s.Spec.Type == corev1.ServiceTypeExternalName {
-		s.Spec.IPFamilies, s.Spec.IPFamilyPolicy, s.Spec.InternalTrafficPolicy = nil, nil, nil
-	}
-	if !wantsHealthPort(s) {
-		s.Spec.HealthCheckNodePort = 0
+		s.Spec.InternalTrafficPolicy = nil
 	}
 }
 
@@ -146,6 +145,13 @@ func dropCarriedFields(s, old *corev1.Service) {
 		if ptr.Equal(s.Spec.LoadBalancerClass, old.Spec.LoadBalancerClass) {
 			s.Spec.LoadBalancerClass = nil
 		}
+		s.Status.LoadBalancer = corev1.LoadBalancerStatus{}
+	}
+	if wantsHealthPort(old) && !wantsHealthPort(s) && s.Spec.HealthCheckNodePort == old.Spec.HealthCheckNodePort {
+		s.Spec.HealthCheckNodePort = 0
+	}
+	if s.Spec.Type == corev1.ServiceTypeExternalName && old.Spec.Type != corev1.ServiceTypeExternalName {
+		s.Spec.IPFamilies, s.Spec.IPFamilyPolicy = nil, nil
 	}
 	if !external(s) && external(old) && s.Spec.ExternalTrafficPolicy == old.Spec.ExternalTrafficPolicy {
 		s.Spec.ExternalTrafficPolicy = ""

@@ -6,7 +6,6 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
-	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/sets"
@@ -47,13 +46,11 @@ func validateService(s *corev1.Service) field.ErrorList {
 		a, err := netip.ParseAddr(ip)
 		if err != nil {
 			errs = append(errs, field.Invalid(p, ip, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"))
-		} else if a.IsUnspecified() || a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsLinkLocalMulticast() {
-			errs = append(errs, field.Invalid(p, ip, "may not be in the loopback, link-local or unspecified range"))
+		} else {
+			errs = append(errs, specialAddress(a, ip, p)...)
 		}
 	}
-	for i, cidr := range s.Spec.LoadBalancerSourceRanges {
-		errs = append(errs, validation.IsValidCIDRForLegacyField(spec.Child("loadBalancerSourceRanges").Index(i), cidr, false, nil)...)
-	}
+	errs = append(errs, validateSourceRanges(s, spec)...)
 	return append(errs, validateTrafficPolicies(s, spec)...)
 }
 
@@ -71,6 +68,12 @@ func validateTrafficPolicies(s *corev1.Service, spec *field.Path) field.ErrorLis
 	if p := s.Spec.InternalTrafficPolicy; p != nil && *p != corev1.ServiceInternalTrafficPolicyCluster && *p != corev1.ServiceInternalTrafficPolicyLocal {
 		errs = append(errs, field.NotSupported(spec.Child("internalTrafficPolicy"), *p,
 			[]corev1.ServiceInternalTrafficPolicy{corev1.ServiceInternalTrafficPolicyCluster, corev1.ServiceInternalTrafficPolicyLocal}))
+	}
+	if p := s.Spec.TrafficDistribution; p != nil && !slices.Contains(distributions, *p) {
+		errs = append(errs, field.NotSupported(spec.Child("trafficDistribution"), *p, distributions))
+	}
+	if n := s.Spec.HealthCheckNodePort; n != 0 && !wantsHealthPort(s) {
+		errs = append(errs, field.Invalid(spec.Child("healthCheckNodePort"), n, "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'"))
 	}
 	if s.Spec.Type != corev1.ServiceTypeLoadBalancer {
 		const only = "may only be used when `type` is 'LoadBalancer'"
@@ -94,14 +97,14 @@ func validateServiceType(s *corev1.Service, spec *field.Path) field.ErrorList {
 	switch s.Spec.Type {
 	case corev1.ServiceTypeNodePort, corev1.ServiceTypeLoadBalancer:
 		if headless(s) {
-			errs = append(errs, field.Invalid(spec.Child("clusterIPs").Index(0), s.Spec.ClusterIPs, fmt.Sprintf("may not be set to 'None' for %s services", s.Spec.Type)))
+			errs = append(errs, field.Invalid(spec.Child("clusterIPs").Index(0), corev1.ClusterIPNone, fmt.Sprintf("may not be set to 'None' for %s services", s.Spec.Type)))
 		}
 	case corev1.ServiceTypeExternalName:
-		if s.Spec.ClusterIP != "" {
-			errs = append(errs, field.Forbidden(spec.Child("clusterIP"), "may not be set when `type` is 'ExternalName'"))
-		}
-		if len(s.Spec.ClusterIPs) > 0 {
-			errs = append(errs, field.Forbidden(spec.Child("clusterIPs"), "may not be set when `type` is 'ExternalName'"))
+		for child, given := range map[string]bool{"clusterIPs": s.Spec.ClusterIP != "" || len(s.Spec.ClusterIPs) > 0,
+			"ipFamilies": len(s.Spec.IPFamilies) > 0, "ipFamilyPolicy": s.Spec.IPFamilyPolicy != nil} {
+			if given {
+				errs = append(errs, field.Forbidden(spec.Child(child), "may not be set for ExternalName services"))
+			}
 		}
 		if s.Spec.ExternalName == "" {
 			return append(errs, field.Required(spec.Child("externalName"), ""))
@@ -148,6 +151,11 @@ func validateServicePorts(s *corev1.Service, at *field.Path) field.ErrorList {
 		if !protocols.Has(port.Protocol) {
 			errs = append(errs, field.NotSupported(p.Child("protocol"), port.Protocol, sets.List(protocols)))
 		}
+		if a := port.AppProtocol; a != nil {
+			for _, msg := range validation.IsQualifiedName(*a) {
+				errs = append(errs, field.Invalid(p.Child("appProtocol"), *a, msg))
+			}
+		}
 		errs = append(errs, validateTargetPort(port.TargetPort, p.Child("targetPort"))...)
 		if key := fmt.Sprintf("%s/%d", port.Protocol, port.Port); numbers.Has(key) {
 			errs = append(errs, field.Duplicate(p, corev1.ServicePort{Protocol: port.Protocol, Port: port.Port}))
@@ -179,58 +187,6 @@ func validateTargetPort(port intstr.IntOrString, at *field.Path) field.ErrorList
 	}
 	for _, msg := range validation.IsValidPortName(port.StrVal) {
 		errs = append(errs, field.Invalid(at, port.StrVal, msg))
-	}
-	return errs
-}
-
-func validateClusterIPs(s *corev1.Service, spec *field.Path) field.ErrorList {
-	at := spec.Child("clusterIPs")
-	ips := s.Spec.ClusterIPs
-	var errs field.ErrorList
-	switch {
-	case len(ips) > 2:
-		return field.ErrorList{field.Invalid(at, ips, "may only hold up to 2 values")}
-	case len(ips) == 0 && s.Spec.ClusterIP != "":
-		return field.ErrorList{field.Required(at, "must be set when `clusterIP` is specified")}
-	case len(ips) > 0 && s.Spec.ClusterIP != ips[0]:
-		errs = append(errs, field.Invalid(at, ips, "first value must match `clusterIP`"))
-	}
-	if len(ips) > 1 && slices.Contains(ips, corev1.ClusterIPNone) {
-		errs = append(errs, field.Invalid(at, ips, "may not be 'None' in a list of several"))
-	}
-	for i, ip := range ips {
-		if ip != corev1.ClusterIPNone {
-			errs = append(errs, validation.IsValidIPForLegacyField(at.Index(i), ip, false, nil)...)
-		}
-	}
-	for i, f := range s.Spec.IPFamilies {
-		if f != corev1.IPv4Protocol && f != corev1.IPv6Protocol {
-			errs = append(errs, field.NotSupported(spec.Child("ipFamilies").Index(i), f, []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol}))
-		}
-		if slices.Index(s.Spec.IPFamilies, f) != i {
-			errs = append(errs, field.Duplicate(spec.Child("ipFamilies").Index(i), f))
-		}
-	}
-	return errs
-}
-
-func validateServiceUpdate(s, old *corev1.Service) field.ErrorList {
-	spec := field.NewPath("spec")
-	var errs field.ErrorList
-	name := corev1.ServiceTypeExternalName
-	if s.Spec.Type != name && old.Spec.Type != name {
-		if old.Spec.ClusterIP != "" {
-			errs = append(errs, apivalidation.ValidateImmutableField(s.Spec.ClusterIP, old.Spec.ClusterIP, spec.Child("clusterIP"))...)
-		}
-		if len(old.Spec.IPFamilies) > 0 && len(s.Spec.IPFamilies) > 0 && s.Spec.IPFamilies[0] != old.Spec.IPFamilies[0] && !headless(s) {
-			errs = append(errs, field.Invalid(spec.Child("ipFamilies").Index(0), s.Spec.IPFamilies, "may not change once set"))
-		}
-	}
-	if s.Spec.Type == corev1.ServiceTypeLoadBalancer && old.Spec.Type == corev1.ServiceTypeLoadBalancer {
-		errs = append(errs, apivalidation.ValidateImmutableField(s.Spec.LoadBalancerClass, old.Spec.LoadBalancerClass, spec.Child("loadBalancerClass"))...)
-	}
-	if wantsHealthPort(s) && wantsHealthPort(old) {
-		errs = append(errs, apivalidation.ValidateImmutableField(s.Spec.HealthCheckNodePort, old.Spec.HealthCheckNodePort, spec.Child("healthCheckNodePort"))...)
 	}
 	return errs
 }

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"context"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -10,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"keelson.dev/keelson/core/registry/podspec"
 	"keelson.dev/keelson/core/registry/resource"
 )
 
@@ -29,21 +31,30 @@ var persistentVolumes = &resource.Definition[*corev1.PersistentVolume]{
 			mode := corev1.PersistentVolumeFilesystem
 			pv.Spec.VolumeMode = &mode
 		}
+		defaultVolumeSource(&pv.Spec.PersistentVolumeSource)
 	},
 	Status: func(pv *corev1.PersistentVolume) any { return &pv.Status },
-	Validate: func(pv *corev1.PersistentVolume) field.ErrorList {
-		spec := field.NewPath("spec")
-		errs := validateAccessModes(pv.Spec.AccessModes, spec.Child("accessModes"))
-		if len(pv.Spec.Capacity) == 0 {
-			errs = append(errs, field.Required(spec.Child("capacity"), ""))
-		} else if q, ok := pv.Spec.Capacity[corev1.ResourceStorage]; !ok || q.Sign() <= 0 {
-			errs = append(errs, field.Invalid(spec.Child("capacity").Key("storage"), q.String(), "must be greater than zero"))
-		}
-		return errs
+	PrepareCreate: func(_ context.Context, pv *corev1.PersistentVolume) {
+		now := metav1.Now()
+		pv.Status.Phase, pv.Status.LastPhaseTransitionTime = corev1.VolumePending, &now
 	},
+	PrepareStatus: func(_ context.Context, pv, old *corev1.PersistentVolume) {
+		if pv.Status.Phase != old.Status.Phase && (pv.Status.LastPhaseTransitionTime == nil || pv.Status.LastPhaseTransitionTime.Equal(old.Status.LastPhaseTransitionTime)) {
+			now := metav1.Now()
+			pv.Status.LastPhaseTransitionTime = &now
+		}
+	},
+	Validate: func(pv *corev1.PersistentVolume) field.ErrorList {
+		return validateVolume(pv)
+	},
+	Warnings: func(pv *corev1.PersistentVolume) []string { return volumeWarnings(pv) },
 	ValidateUpdate: func(pv, old *corev1.PersistentVolume) field.ErrorList {
 		if !apiequality.Semantic.DeepEqual(pv.Spec.PersistentVolumeSource, old.Spec.PersistentVolumeSource) {
-			return field.ErrorList{field.Forbidden(field.NewPath("spec", "persistentvolumesource"), "spec.persistentvolumesource is immutable after creation")}
+			errs := field.ErrorList{field.Forbidden(field.NewPath("spec", "persistentvolumesource"), "spec.persistentvolumesource is immutable after creation")}
+			return errs
+		}
+		if !apiequality.Semantic.DeepEqual(pv.Spec.VolumeMode, old.Spec.VolumeMode) {
+			return field.ErrorList{field.Invalid(field.NewPath("volumeMode"), pv.Spec.VolumeMode, "field is immutable")}
 		}
 		return nil
 	},
@@ -92,15 +103,14 @@ var persistentVolumeClaims = &resource.Definition[*corev1.PersistentVolumeClaim]
 	},
 	Status: func(c *corev1.PersistentVolumeClaim) any { return &c.Status },
 	Validate: func(c *corev1.PersistentVolumeClaim) field.ErrorList {
-		spec := field.NewPath("spec")
-		errs := validateAccessModes(c.Spec.AccessModes, spec.Child("accessModes"))
-		if q, ok := c.Spec.Resources.Requests[corev1.ResourceStorage]; !ok {
-			errs = append(errs, field.Required(spec.Child("resources").Key("storage"), ""))
-		} else if q.Sign() <= 0 {
-			errs = append(errs, field.Invalid(spec.Child("resources").Key("storage"), q.String(), "must be greater than zero"))
-		}
-		return errs
+		return podspec.ValidateClaimSpec(&c.Spec, field.NewPath("spec"))
 	},
+	Warnings: func(c *corev1.PersistentVolumeClaim) []string {
+		list := classWarning(c.Annotations)
+		list = append(list, podspec.QuantityWarnings(c.Spec.Resources.Requests, field.NewPath("spec", "resources", "requests"))...)
+		return append(list, podspec.QuantityWarnings(c.Spec.Resources.Limits, field.NewPath("spec", "resources", "limits"))...)
+	},
+	PrepareCreate:  func(_ context.Context, c *corev1.PersistentVolumeClaim) { sameSource(&c.Spec) },
 	ValidateUpdate: validateClaimUpdate,
 	Labels:         []string{"name"},
 	Fields:         func(c *corev1.PersistentVolumeClaim) fields.Set { return fields.Set{"name": c.Name} },
@@ -141,27 +151,21 @@ func validateClaimUpdate(c, old *corev1.PersistentVolumeClaim) field.ErrorList {
 	if old.Spec.StorageClassName == nil {
 		now.StorageClassName = nil
 	}
-	now.VolumeAttributesClassName = old.Spec.VolumeAttributesClassName
-	now.Resources = old.Spec.Resources
+	bound := old.Status.Phase == corev1.ClaimBound
+	if bound {
+		now.VolumeAttributesClassName = old.Spec.VolumeAttributesClassName
+		now.Resources.Requests = old.Spec.Resources.Requests
+	}
+	var errs field.ErrorList
+	if !apiequality.Semantic.DeepEqual(c.Spec.VolumeMode, old.Spec.VolumeMode) {
+		errs = append(errs, field.Invalid(field.NewPath("volumeMode"), c.Spec.VolumeMode, "field is immutable"))
+	}
 	if !apiequality.Semantic.DeepEqual(now, &old.Spec) {
-		return field.ErrorList{field.Forbidden(field.NewPath("spec"), "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims")}
+		return append(errs, field.Forbidden(field.NewPath("spec"), "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims"))
 	}
 	wanted, was := c.Spec.Resources.Requests[corev1.ResourceStorage], old.Spec.Resources.Requests[corev1.ResourceStorage]
 	if wanted.Cmp(was) < 0 && wanted.Cmp(c.Status.Capacity[corev1.ResourceStorage]) < 0 {
 		return field.ErrorList{field.Forbidden(field.NewPath("spec", "resources", "requests", "storage"), "field can not be less than status.capacity")}
-	}
-	return nil
-}
-
-func validateAccessModes(modes []corev1.PersistentVolumeAccessMode, at *field.Path) field.ErrorList {
-	if len(modes) == 0 {
-		return field.ErrorList{field.Required(at, "at least 1 access mode is required")}
-	}
-	var errs field.ErrorList
-	for i, m := range modes {
-		if shortModes[m] == "" {
-			errs = append(errs, field.NotSupported(at.Index(i), m, []corev1.PersistentVolumeAccessMode{corev1.ReadOnlyMany, corev1.ReadWriteMany, corev1.ReadWriteOnce, corev1.ReadWriteOncePod}))
-		}
 	}
 	return errs
 }

@@ -97,3 +97,8 @@ func validateDataSource(s *corev1.PersistentVolumeClaimSpec, at *field.Path) fie
 	}
 	return errs
 }
+
+// ValidateVolumeSource checks a volume's source.
+func ValidateVolumeSource(v *corev1.VolumeSource, at *field.Path) field.ErrorList {
+	return validateVolume(v, at)
+}

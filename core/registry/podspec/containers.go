@@ -181,7 +181,7 @@ func validatePorts(ports []corev1.ContainerPort, hostNetwork bool, at *field.Pat
 		if port.HostPort != 0 {
 			errs = append(errs, invalid(port.HostPort, p.Child("hostPort"), validation.IsValidPortNum(int(port.HostPort)))...)
 		}
-		if hostNetwork && port.HostPort != port.ContainerPort {
+		if hostNetwork && port.HostPort != 0 && port.HostPort != port.ContainerPort {
 			errs = append(errs, field.Invalid(p.Child("hostPort"), port.HostPort, "must match `containerPort` when `hostNetwork` is true"))
 		}
 		errs = append(errs, required(port.Protocol, protocols, p.Child("protocol"))...)

@@ -264,3 +264,15 @@ func validateOverhead(list corev1.ResourceList, at *field.Path) field.ErrorList 
 	errs := validateContainerList(list, at.Child("limits"))
 	return errs
 }
+
+// Overcommits says whether the limits of a resource may exceed what there is,
+// so that a request may be less than the limit.
+func Overcommits(name corev1.ResourceName) bool { return overcommits(name) }
+
+// ValidateLimitResource checks the name of a resource in a LimitRange.
+func ValidateLimitResource(t corev1.LimitType, name corev1.ResourceName, at *field.Path) field.ErrorList {
+	if t == corev1.LimitTypePod || t == corev1.LimitTypeContainer {
+		return validateContainerResource(name, at)
+	}
+	return validateResourceName(name, at)
+}

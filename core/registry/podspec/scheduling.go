@@ -50,8 +50,10 @@ func ValidateTolerations(tolerations []corev1.Toleration, at *field.Path) field.
 			if t.Value != "" {
 				errs = append(errs, field.Invalid(p.Child("operator"), t.Value, "value must be empty when `operator` is 'Exists'"))
 			}
-		default:
+		case corev1.TolerationOpLt, corev1.TolerationOpGt:
 			errs = append(errs, field.NotSupported(p.Child("operator"), t.Operator, tolerationOperators))
+		default:
+			errs = append(errs, field.NotSupported(p.Child("operator"), t.Operator, tolerationOperators[:2]))
 		}
 		if t.Effect != "" && !slices.Contains(effects, t.Effect) {
 			errs = append(errs, field.NotSupported(p.Child("effect"), t.Effect, effects))

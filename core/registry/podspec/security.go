@@ -101,10 +101,10 @@ func validateAppArmor(p *corev1.AppArmorProfile, at *field.Path) field.ErrorList
 	return errs
 }
 
-func validatePodSecurity(spec *corev1.PodSpec, path, at *field.Path) field.ErrorList {
+func validatePodSecurity(spec *corev1.PodSpec, at *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	if spec.HostPID && spec.ShareProcessNamespace != nil && *spec.ShareProcessNamespace {
-		errs = append(errs, field.Invalid(path.Child("shareProcessNamespace"), true, "ShareProcessNamespace and HostPID cannot both be enabled"))
+		errs = append(errs, field.Invalid(at.Child("shareProcessNamespace"), true, "ShareProcessNamespace and HostPID cannot both be enabled"))
 	}
 	s := spec.SecurityContext
 	if s == nil {
@@ -148,10 +148,10 @@ func validateSysctls(spec *corev1.PodSpec, at *field.Path) field.ErrorList {
 			errs = append(errs, field.Required(p, ""))
 		case !validSysctl(sysctl.Name):
 			errs = append(errs, field.Invalid(p, sysctl.Name, fmt.Sprintf("must have at most %d characters and match regex %s", 253, sysctlPattern)))
-		case names.Has(dotted):
+		case names.Has(sysctl.Name):
 			errs = append(errs, field.Duplicate(p, sysctl.Name))
 		}
-		names.Insert(dotted)
+		names.Insert(sysctl.Name)
 		if spec.HostNetwork && strings.HasPrefix(dotted, "net.") {
 			errs = append(errs, field.Invalid(p, sysctl.Name, "may not be specified when 'hostNetwork' is true"))
 		}

@@ -42,7 +42,7 @@ func Validate(spec *corev1.PodSpec, path *field.Path) field.ErrorList {
 	errs = append(errs, oneOf(spec.DNSPolicy, dnsPolicies, path.Child("dnsPolicy"))...)
 	errs = append(errs, validateDNSConfig(spec, path.Child("dnsConfig"))...)
 	errs = append(errs, metav1validation.ValidateLabels(spec.NodeSelector, path.Child("nodeSelector"))...)
-	errs = append(errs, validatePodSecurity(spec, path, path.Child("securityContext"))...)
+	errs = append(errs, validatePodSecurity(spec, path.Child("securityContext"))...)
 	errs = append(errs, validateNames(spec, path)...)
 	errs = append(errs, validateNumbers(spec, path)...)
 	errs = append(errs, validateHostUse(spec, path)...)

@@ -29,8 +29,8 @@ func Wide(name, typ, description string) metav1.TableColumnDefinition {
 
 // NameColumn and AgeColumn begin and end most tables.
 var (
-	NameColumn = Column("Name", "string", "Name must be unique within a namespace.")
-	AgeColumn  = Column("Age", "string", "Time since the object was created.")
+	NameColumn = Column("Name", "string", metav1.ObjectMeta{}.SwaggerDoc()["name"])
+	AgeColumn  = Column("Age", "string", metav1.ObjectMeta{}.SwaggerDoc()["creationTimestamp"])
 )
 
 // CreatedColumn ends tables of kinds that upstream prints no columns of their own for.
