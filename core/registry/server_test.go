@@ -134,7 +134,7 @@ func TestServiceAllocation(t *testing.T) {
 	t.Run("the address is immutable", func(t *testing.T) {
 		got := create(t, service("fixed", corev1.ServiceTypeClusterIP))
 		got.Spec.ClusterIP, got.Spec.ClusterIPs = "10.96.9.9", []string{"10.96.9.9"}
-		if _, err := services.Update(ctx, got, metav1.UpdateOptions{}); !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), "field is immutable") {
+		if _, err := services.Update(ctx, got, metav1.UpdateOptions{}); !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), "may not change once set") {
 			t.Errorf("got %v", err)
 		}
 		svc := service("claims-it", corev1.ServiceTypeClusterIP)
