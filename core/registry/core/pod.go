@@ -10,7 +10,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/registry/rest"
-	"k8s.io/utils/ptr"
 
 	"keelson.dev/keelson/core/registry/podspec"
 	"keelson.dev/keelson/core/registry/resource"
@@ -68,7 +67,7 @@ func preparePod(_ context.Context, p *corev1.Pod) {
 	podspec.MergeLabelKeys(p)
 	podspec.FollowAnnotations(p)
 	if g := p.Spec.TerminationGracePeriodSeconds; g != nil && *g < 0 {
-		p.Spec.TerminationGracePeriodSeconds = ptr.To(int64(1)) // at once, as documented
+		p.Spec.TerminationGracePeriodSeconds = new(int64(1)) // at once, as documented
 	}
 	p.Status = corev1.PodStatus{Phase: corev1.PodPending, QOSClass: podspec.QOS(p)}
 	if len(p.Spec.SchedulingGates) > 0 {

@@ -198,7 +198,8 @@ func sameSource(s *corev1.PersistentVolumeClaimSpec) {
 		if d.APIGroup != nil {
 			group = *d.APIGroup
 		}
-		if !(group == "" && d.Kind == "PersistentVolumeClaim" || group == "snapshot.storage.k8s.io" && d.Kind == "VolumeSnapshot") {
+		claim := group == "" && d.Kind == "PersistentVolumeClaim"
+		if !claim && (group != "snapshot.storage.k8s.io" || d.Kind != "VolumeSnapshot") {
 			s.DataSource = nil // upstream ignores what it does not know
 		}
 	}

@@ -61,7 +61,7 @@ func validateWindowsUser(name string, p *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	domain, user, qualified := strings.Cut(name, `\`)
 	if !qualified {
-		domain, user = "", name
+		user = name
 	} else {
 		if len(domain) == 0 || len(domain) > maxDomain {
 			errs = append(errs, field.Invalid(p, name, fmt.Sprintf("runAsUserName's Domain length must be under %d characters", maxDomain)))
