@@ -229,7 +229,7 @@ func countIndexes(text string, completions int32) (int32, error) {
 		last = int32(n)
 		return last, nil
 	}
-	for _, interval := range strings.SplitSeq(text, ",") {
+	for interval := range strings.SplitSeq(text, ",") {
 		limits := strings.Split(interval, "-")
 		if len(limits) > 2 {
 			return 0, fmt.Errorf("the fragment %q violates the requirement that an index interval can have at most two parts separated by '-'", interval)

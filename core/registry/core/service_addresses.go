@@ -134,7 +134,7 @@ func validateSourceRanges(s *corev1.Service, spec *field.Path) field.ErrorList {
 		if s.Spec.Type != corev1.ServiceTypeLoadBalancer {
 			errs = append(errs, field.Forbidden(at, "may only be used when `type` is 'LoadBalancer'"))
 		}
-		for _, cidr := range strings.SplitSeq(strings.TrimSpace(text), ",") {
+		for cidr := range strings.SplitSeq(strings.TrimSpace(text), ",") {
 			errs = append(errs, validation.IsValidCIDRForLegacyField(at, strings.TrimSpace(cidr), false, nil)...)
 			for _, e := range errs {
 				if e.BadValue == strings.TrimSpace(cidr) {

@@ -233,7 +233,7 @@ func validateQuobyte(q *corev1.QuobyteVolumeSource, at *field.Path) field.ErrorL
 	if q.Registry == "" {
 		errs = append(errs, field.Required(at.Child("registry"), pairs))
 	} else {
-		for _, pair := range strings.SplitSeq(q.Registry, ",") {
+		for pair := range strings.SplitSeq(q.Registry, ",") {
 			if host, port, ok := strings.Cut(pair, ":"); !ok || host == "" || port == "" {
 				errs = append(errs, field.Invalid(at.Child("registry"), q.Registry, pairs))
 			}
