@@ -156,6 +156,7 @@ func uninstall(ctx context.Context, d dirs, streams genericiooptions.IOStreams) 
 var (
 	ownInData = []string{
 		"store", "pki", "plugins", "logs", "bin", "server.log", settingsFile, adminKubeconfig, kernel.ClusterFile,
+		kernel.EncryptionDir, ".restore-*", "restore-pending", "before-restore-*",
 		"." + settingsFile + "-*", "." + adminKubeconfig + "-*", "." + kernel.ClusterFile + "-*",
 	}
 	ownInRun = []string{"plugins", "host", "*.sock", ".*.sock*", kernel.PIDFile}
