@@ -42,7 +42,7 @@ var fastResources = map[schema.GroupVersion][]string{
 type fastBuilder struct {
 	generic *genericapiserver.GenericAPIServer
 	config  *genericapiserver.Config
-	typer   managedfields.TypeConverter
+	typer   *ownedfields.Converter
 	routes  map[fastRoute]http.HandlerFunc
 }
 
@@ -100,7 +100,7 @@ func (b *fastBuilder) add(g *genericapiserver.APIGroupInfo, gv schema.GroupVersi
 	// fastWrites. The scope that admission sees stays whole.
 	bare := *scope
 	bare.Creater = noMeta{scope.Creater}
-	creating := &fastWrites{scope: &bare, admit: b.config.AdmissionControl, handlerScope: scope}
+	creating := &fastWrites{scope: scope, admit: b.config.AdmissionControl, handlerScope: &bare, fields: b.typer, reset: resetOnCreate(st, gv)}
 
 	main := scope.Subresource == ""
 	if getter, ok := st.(rest.Getter); ok {
@@ -187,6 +187,27 @@ func (b *fastBuilder) scope(g *genericapiserver.APIGroupInfo, gv schema.GroupVer
 	scope.FieldManager, err = managedfields.NewDefaultFieldManager(b.typer, scope.UnsafeConvertor, scope.Defaulter, scope.Creater,
 		kind, scope.HubGroupVersion, subresource, reset)
 	return scope, err
+}
+
+// resetOnCreate lists the top-level fields that nobody owns who creates an object:
+// nil if the storage resets others as well.
+func resetOnCreate(st rest.Storage, gv schema.GroupVersion) []string {
+	if _, ok := st.(rest.ResetFieldsFilterStrategy); ok {
+		return nil
+	}
+	names := []string{}
+	s, ok := st.(rest.ResetFieldsStrategy)
+	if !ok || s.GetResetFields()[fieldpath.APIVersion(gv.String())] == nil {
+		return names
+	}
+	s.GetResetFields()[fieldpath.APIVersion(gv.String())].Iterate(func(p fieldpath.Path) {
+		if names != nil && len(p) == 1 && p[0].FieldName != nil {
+			names = append(names, *p[0].FieldName)
+			return
+		}
+		names = nil
+	})
+	return names
 }
 
 func patchTypes() []string {

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -22,6 +23,8 @@ import (
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/apiserver/pkg/util/dryrun"
 	"k8s.io/apiserver/pkg/warning"
+
+	"keelson.dev/keelson/core/apiserver/internal/ownedfields"
 )
 
 // fastWrites wraps a resource's storage so that managed fields of new objects
@@ -32,6 +35,8 @@ type fastWrites struct {
 	scope        *handlers.RequestScope // of admission and managed fields: whole
 	handlerScope *handlers.RequestScope // of the handler
 	admit        admission.Interface
+	fields       *ownedfields.Converter
+	reset        []string // top-level fields that a creation resets; nil if that cannot be said so
 }
 
 // fastWrite is one request.
@@ -92,10 +97,14 @@ func (c *fastCreater) Create(ctx context.Context, obj runtime.Object, _ rest.Val
 	return c.Creater.Create(ctx, obj, rest.AdmissionToValidateObjectFunc(w.admit, c.attrs, w.scope), options)
 }
 
-// own notes who set the fields of a new object.
+// own notes who set the fields of a new object: directly if that is certain to be
+// what the field manager would write, else by it.
 func (w *fastWrite) own(obj runtime.Object, manager string) error {
 	if manager == "" {
 		manager = managerOf(w.userAgent)
+	}
+	if w.ownDirectly(obj, manager) {
+		return nil
 	}
 	live, err := w.scope.Creater.New(w.scope.Kind)
 	if err != nil {
@@ -103,6 +112,34 @@ func (w *fastWrite) own(obj runtime.Object, manager string) error {
 	}
 	w.scope.FieldManager.UpdateNoErrors(live, obj, manager) // it changes the object it is given
 	return nil
+}
+
+func (w *fastWrite) ownDirectly(obj runtime.Object, manager string) bool {
+	m, ok := obj.(metav1.Object)
+	if !ok || w.reset == nil || manager == "" || !utf8.ValidString(manager) || len(m.GetManagedFields()) > 0 {
+		return false
+	}
+	// The object's own kind may be the internal one, and clients may have set any.
+	kind := obj.GetObjectKind()
+	was := kind.GroupVersionKind()
+	kind.SetGroupVersionKind(w.scope.Kind)
+	fields, ok := w.fields.Created(obj, w.reset)
+	kind.SetGroupVersionKind(was)
+	if !ok {
+		return false
+	}
+	if string(fields) == "{}" {
+		m.SetManagedFields(nil)
+		return true
+	}
+	now := metav1.NewTime(time.Now().UTC())
+	entry := metav1.ManagedFieldsEntry{
+		Manager: manager, Operation: metav1.ManagedFieldsOperationUpdate, APIVersion: w.scope.Kind.GroupVersion().String(), Time: &now,
+		FieldsType: "FieldsV1", FieldsV1: &metav1.FieldsV1{}, Subresource: w.scope.Subresource,
+	}
+	entry.FieldsV1.SetRawBytes(fields)
+	m.SetManagedFields([]metav1.ManagedFieldsEntry{entry})
+	return true
 }
 
 // fastUpdater updates with admission.

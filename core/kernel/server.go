@@ -46,6 +46,7 @@ const notifySocketEnv = "NOTIFY_SOCKET"
 // RunServer runs a server until ctx ends, or until a part of it fails.
 func RunServer(ctx context.Context, cfg Config) error {
 	begin := time.Now()
+	tuneGC()
 	klog.SetSlogLogger(liblog.New(cfg.Log)) // what the Kubernetes libraries have to say
 	if err := makeDirs(cfg.DataDir, cfg.RunDir); err != nil {
 		return err

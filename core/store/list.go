@@ -56,6 +56,7 @@ type list struct {
 	hasMore  bool
 	inRange  int64 // keys from start on
 	haveRefs []ref
+	quick    quickCheck
 }
 
 // GetList implements storage.Interface. Items share memory with the cache below their top level.
@@ -152,6 +153,7 @@ func (l *list) collect(withRev int64) error {
 // fill reads and filters the objects.
 func (l *list) fill(ctx context.Context) error {
 	pred := l.opts.Predicate
+	l.quick = l.s.quickCheck(&pred)
 	if pred.Empty() {
 		n := len(l.haveRefs)
 		if pred.Limit > 0 {
@@ -178,6 +180,9 @@ func (l *list) fill(ctx context.Context) error {
 			}
 			if err := ctx.Err(); err != nil {
 				return storage.NewTimeoutError(r.key, "request did not complete within requested timeout")
+			}
+			if !l.quick.mayMatch(obj) {
+				continue
 			}
 			if matched, err := pred.Matches(obj); err == nil && matched {
 				if l.deep {

@@ -34,6 +34,7 @@ var pods = &resource.Definition[*corev1.Pod]{
 		"status.phase", "status.podIP", "status.podIPs", "status.nominatedNodeName"},
 	Fields:         podFields,
 	Indexed:        []string{"spec.nodeName"},
+	IndexedValue:   func(p *corev1.Pod) string { return p.Spec.NodeName },
 	GracefulDelete: podGracePeriod,
 	Subresources: func(env *resource.Env, s *resource.Store) map[string]rest.Storage {
 		sub := podConnections(env, s)

@@ -93,6 +93,9 @@ type Definition[T Object] struct {
 	Fields func(T) fields.Set
 	// Indexed are those of the labels to keep an index of.
 	Indexed []string
+	// IndexedValue gives the one field of Indexed without the others of Fields:
+	// it is asked for each object of a list.
+	IndexedValue func(T) string
 
 	// GracefulDelete decides how gracefully an object may be deleted.
 	GracefulDelete func(ctx context.Context, obj T, options *metav1.DeleteOptions) bool
@@ -171,6 +174,9 @@ func (d *Definition[T]) Storage(env *Env) (map[string]rest.Storage, error) {
 		indexers := cache.Indexers{}
 		for _, label := range d.Indexed {
 			options.TriggerFunc[label] = func(obj runtime.Object) string { return d.Fields(obj.(T))[label] }
+			if of := d.IndexedValue; of != nil {
+				options.TriggerFunc[label] = func(obj runtime.Object) string { return of(obj.(T)) }
+			}
 			indexers[storage.FieldIndex(label)] = func(obj any) ([]string, error) {
 				return []string{d.Fields(obj.(T))[label]}, nil
 			}

@@ -28,6 +28,9 @@ var _ managedfields.TypeConverter = (*Converter)(nil)
 type objectType struct {
 	schema *smdschema.Schema
 	ref    smdschema.TypeRef
+
+	planOnce sync.Once
+	plan     *plan
 }
 
 // NewConverter makes a converter for the kinds of which objects are given.

@@ -204,6 +204,54 @@ func checkRound(t *testing.T, fast, plain *managedfields.FieldManager, sample ru
 	return wrote
 }
 
+// TestCreated checks that the fields of new objects are those of the library, to
+// the byte.
+func TestCreated(t *testing.T) {
+	fast, plain := newConverters(t)
+	rounds := 1000
+	if testing.Short() {
+		rounds = 150
+	}
+	for _, sample := range samples {
+		kinds, _, err := registry.Scheme.ObjectKinds(sample)
+		if err != nil {
+			t.Fatal(err)
+		}
+		kind := kinds[slices.IndexFunc(kinds, func(k schema.GroupVersionKind) bool { return k.Version == "v1" && k.Group != "events.k8s.io" })]
+		t.Run(kind.Kind, func(t *testing.T) {
+			m := manager(t, plain, kind, "")
+			direct := 0
+			for seed := range rounds {
+				r := rand.New(rand.NewSource(int64(seed)))
+				obj := reflect.New(reflect.TypeOf(sample).Elem()).Interface().(runtime.Object)
+				fill(reflect.ValueOf(obj).Elem(), r, 1+r.Intn(5))
+				obj.GetObjectKind().SetGroupVersionKind(kind)
+				got, ok := fast.(*Converter).Created(obj, nil)
+				if !ok {
+					continue
+				}
+				direct++
+				live := reflect.New(reflect.TypeOf(sample).Elem()).Interface().(runtime.Object)
+				entries, err := outcome(m.Update(live, obj.DeepCopyObject(), "x"))
+				want := "{}"
+				if err != nil {
+					t.Fatalf("seed %d: %v", seed, err)
+				}
+				if len(entries) > 0 {
+					want = string(entries[0].FieldsV1.GetRawBytes())
+				}
+				if string(got) != want {
+					t.Fatalf("seed %d\ngot  %s\nwant %s", seed, got, want)
+				}
+			}
+			t.Logf("%d of %d directly", direct, rounds)
+			if direct < rounds/20 { // most random objects have doubles in lists
+				t.Errorf("%d of %d made directly; the test shows little", direct, rounds)
+			}
+		})
+	}
+}
+
 // TestSame checks the comparison of values.
 func TestSame(t *testing.T) {
 	for seed := range int64(500) {
@@ -232,6 +280,12 @@ func BenchmarkUpdate(b *testing.B) {
 	fill(reflect.ValueOf(live).Elem(), rand.New(rand.NewSource(7)), 5)
 	obj := live.DeepCopy()
 	obj.Annotations = map[string]string{"x": "y"}
+	b.Run("created", func(b *testing.B) {
+		obj.GetObjectKind().SetGroupVersionKind(kind)
+		for b.Loop() {
+			fast.(*Converter).Created(obj, nil)
+		}
+	})
 	for name, c := range map[string]managedfields.TypeConverter{"fast": fast, "plain": plain} {
 		m := manager(b, c, kind, "")
 		b.Run(name+"/create", func(b *testing.B) {
