@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -17,7 +19,38 @@ import (
 // noded is the part of a plugin that looks at nodes.
 type noded struct {
 	asker
-	nodes corelisters.NodeLister
+	nodes   corelisters.NodeLister
+	missing missingNames
+}
+
+// missingTime is how long a node that does not exist is not asked for again; the
+// cache shows one that is made meanwhile.
+const missingTime = 30 * time.Second
+
+// missingNames are nodes that were asked for and do not exist.
+type missingNames struct {
+	mu    sync.Mutex // guards all below
+	since time.Time
+	names map[string]struct{}
+}
+
+func (m *missingNames) has(name string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if time.Since(m.since) > missingTime {
+		m.names = nil
+	}
+	_, ok := m.names[name]
+	return ok
+}
+
+func (m *missingNames) add(name string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.names == nil {
+		m.names, m.since = map[string]struct{}{}, time.Now()
+	}
+	m.names[name] = struct{}{}
 }
 
 var _ genericinitializer.WantsExternalKubeInformerFactory = (*noded)(nil)
@@ -36,8 +69,12 @@ func (n *noded) node(ctx context.Context, a admission.Attributes, name string) (
 	if node, err := n.nodes.Get(name); err == nil {
 		return node, nil
 	}
+	if n.missing.has(name) {
+		return nil, nil
+	}
 	node, err := n.client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
+		n.missing.add(name)
 		return nil, nil
 	}
 	return node, err

@@ -1,6 +1,7 @@
 package ownedfields
 
 import (
+	"encoding/json"
 	"math/rand"
 	"reflect"
 	"slices"
@@ -208,9 +209,9 @@ func checkRound(t *testing.T, fast, plain *managedfields.FieldManager, sample ru
 // the byte.
 func TestCreated(t *testing.T) {
 	fast, plain := newConverters(t)
-	rounds := 1000
+	rounds := 400
 	if testing.Short() {
-		rounds = 150
+		rounds = 100
 	}
 	for _, sample := range samples {
 		kinds, _, err := registry.Scheme.ObjectKinds(sample)
@@ -249,6 +250,30 @@ func TestCreated(t *testing.T) {
 				t.Errorf("%d of %d made directly; the test shows little", direct, rounds)
 			}
 		})
+	}
+}
+
+// TestCreatedDirectly checks that usual pods need no help of the library.
+func TestCreatedDirectly(t *testing.T) {
+	fast, _ := newConverters(t)
+	for _, spec := range []string{
+		`"ports":[{"containerPort":80,"name":"x","protocol":"TCP"},{"containerPort":81}]`,
+		`"env":[{"name":"x","valueFrom":{"fieldRef":{"fieldPath":"metadata.name"}}}]`,
+		`"resources":{"limits":{"cpu":"1"}}`,
+		`"livenessProbe":{"httpGet":{"path":"/x","port":"http"},"periodSeconds":5}`,
+		`"volumeMounts":[{"name":"a","mountPath":"/x","readOnly":true}]`,
+		`"securityContext":{"runAsNonRoot":true,"capabilities":{"drop":["ALL"]}}`,
+	} {
+		pod := &corev1.Pod{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}}
+		err := json.Unmarshal([]byte(`{"metadata":{"labels":{"a.example/b":"c"},"finalizers":["x.example/y"]},"spec":{
+			"containers":[{"name":"c",`+spec+`}],"tolerations":[{"key":"k"}],"nodeSelector":{"a":"b"},
+			"volumes":[{"name":"v","configMap":{"name":"x"}},{"name":"w","emptyDir":{}}]}}`), pod)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, ok := fast.(*Converter).Created(pod, []string{"status"}); !ok {
+			t.Errorf("not directly: %s\nas far as: %s", spec, got)
+		}
 	}
 }
 

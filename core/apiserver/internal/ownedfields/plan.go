@@ -5,6 +5,9 @@ import (
 	"slices"
 	"strings"
 
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	smdschema "sigs.k8s.io/structured-merge-diff/v6/schema"
 	"sigs.k8s.io/structured-merge-diff/v6/value"
 )
@@ -62,6 +65,12 @@ func newPlanner(s *smdschema.Schema) *planner {
 	return &planner{schema: s, made: map[plannedType]*plan{}}
 }
 
+// scalars are structs that are written as one value, or as null.
+var scalars = map[reflect.Type]bool{
+	reflect.TypeFor[intstr.IntOrString](): true, reflect.TypeFor[resource.Quantity](): true,
+	reflect.TypeFor[metav1.Time](): true, reflect.TypeFor[metav1.MicroTime](): true,
+}
+
 var bad, leaf = &plan{kind: planBad}, &plan{kind: planLeaf}
 
 func (b *planner) plan(t reflect.Type, ref smdschema.TypeRef) *plan {
@@ -73,7 +82,7 @@ func (b *planner) plan(t reflect.Type, ref smdschema.TypeRef) *plan {
 		return bad
 	}
 	if own := value.TypeReflectEntryOf(reflect.PointerTo(t)); own.CanConvertToUnstructured() {
-		if atom.Scalar == nil || atom.Map != nil || atom.List != nil {
+		if atom.Scalar == nil || (atom.Map != nil || atom.List != nil) && !scalars[t] {
 			return bad
 		}
 		return leaf
