@@ -19,12 +19,20 @@ const (
 	// gcBusyInterval tells a busy server: collections follow each other faster than
 	// this, counted as if the heap grew by gcPercent.
 	gcBusyInterval = 2 * time.Second
+	// gcBusyStreak is how many such collections in a row make a server busy: its own
+	// start has fewer.
+	gcBusyStreak = 12
+	// gcCalm is how long after the last collection of a busy server its memory is
+	// given back.
+	gcCalm = 15 * time.Second
 )
 
 // gcTuner chooses after each collection how far the heap may grow until the next.
 type gcTuner struct {
 	last    time.Time
 	percent int
+	streak  int         // collections in a row that came fast
+	calm    *time.Timer // gives memory back; runs while percent is raised
 }
 
 // tuneGC lets a busy server collect less often, until the process ends. GOGC in the
@@ -34,6 +42,11 @@ func tuneGC() {
 		return
 	}
 	t := &gcTuner{last: time.Now(), percent: gcPercent}
+	t.calm = time.AfterFunc(gcCalm, func() {
+		debug.SetGCPercent(gcPercent) // the collection that follows lets t know
+		debug.FreeOSMemory()
+	})
+	t.calm.Stop()
 	debug.SetGCPercent(gcPercent)
 	t.await()
 }
@@ -49,6 +62,10 @@ func (t *gcTuner) await() {
 		if percent != t.percent {
 			debug.SetGCPercent(percent)
 		}
+		t.calm.Stop()
+		if percent > gcPercent {
+			t.calm.Reset(gcCalm)
+		}
 		t.last, t.percent = now, percent
 		t.await()
 	}, t)
@@ -58,6 +75,10 @@ func (t *gcTuner) await() {
 // before, with so many bytes alive.
 func (t *gcTuner) next(since time.Duration, live uint64) int {
 	if since*gcPercent/time.Duration(t.percent) > gcBusyInterval {
+		t.streak = 0
+		return gcPercent
+	}
+	if t.streak++; t.streak < gcBusyStreak {
 		return gcPercent
 	}
 	growth := min(live*gcBusyPercent/100, live*gcPercent/100+gcBusyBytes)

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
+	"strings"
 
 	"github.com/dgraph-io/badger/v4"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -74,6 +76,10 @@ func (s *Storage) GetList(ctx context.Context, key string, opts storage.ListOpti
 		return err
 	}
 	l.start = continueKey
+	l.quick = s.quickCheck(&opts.Predicate)
+	if l.quick.trigger != nil && opts.Recursive {
+		s.makeTriggerIndex()
+	}
 	if err := l.collect(withRev); err != nil {
 		return l.readError(err, withRev)
 	}
@@ -142,7 +148,13 @@ func (l *list) collect(withRev int64) error {
 		}
 		return true
 	}
-	if l.opts.Recursive {
+	if keys, ok := l.few(); ok {
+		for _, key := range keys {
+			if e := db.index.get(key); e != nil {
+				take(e)
+			}
+		}
+	} else if l.opts.Recursive {
 		db.index.ascend(l.prefix, l.start, take)
 	} else if e := db.index.get(l.prefix); e != nil {
 		take(e)
@@ -150,10 +162,19 @@ func (l *list) collect(withRev int64) error {
 	return nil
 }
 
+// few returns the keys that a list of one value of the trigger field needs to look
+// at, if it is of what is newest and they are known. The caller holds DB.mu.
+func (l *list) few() ([]string, bool) {
+	if l.quick.trigger == nil || !l.opts.Recursive || !l.current {
+		return nil, false
+	}
+	keys, ok := l.s.byTrigger.of(l.quick.value)
+	return slices.DeleteFunc(keys, func(key string) bool { return key < l.start || !strings.HasPrefix(key, l.prefix) }), ok
+}
+
 // fill reads and filters the objects.
 func (l *list) fill(ctx context.Context) error {
 	pred := l.opts.Predicate
-	l.quick = l.s.quickCheck(&pred)
 	if pred.Empty() {
 		n := len(l.haveRefs)
 		if pred.Limit > 0 {

@@ -43,6 +43,7 @@ type Storage struct {
 	sizes          atomic.Bool
 	trigger        string              // the field by whose value watchers are sorted, "" for none
 	triggerFunc    storage.IndexerFunc // returns that value of an object
+	byTrigger      triggerIndex
 
 	mu       sync.Mutex // guards watchers
 	watchers watchers

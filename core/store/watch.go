@@ -186,6 +186,7 @@ func (db *DB) publish(c *pending) {
 		s.mu.Lock()
 		values := c.op.trigger
 		values.known = values.known && s == c.op.storage // another storage may sort by another field
+		s.byTrigger.note(&c.record, values)
 		s.watchers.concerned(values, func(w *watcher) {
 			if w.recursive && strings.HasPrefix(ev.key, w.key) || w.key == ev.key {
 				w.enqueue(ev)
