@@ -22,6 +22,8 @@ type answer struct {
 
 // What is another on each run or server.
 var (
+	// Texts about columns are each server's own.
+	about     = regexp.MustCompile(`"description":"([^"\\]|\\.)*"`)
 	ageCell   = regexp.MustCompile(`"(\d+[smhd])+"`)
 	pointer   = regexp.MustCompile(`0x[0-9a-f]{6,}`)
 	apiAccess = regexp.MustCompile(`kube-api-access-[a-z0-9]{5}`)

@@ -2,6 +2,8 @@
 package coordination
 
 import (
+	"context"
+
 	coordinationv1 "k8s.io/api/coordination/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -18,6 +20,13 @@ var leases = &resource.Definition[*coordinationv1.Lease]{
 	CreateOnUpdate: true, NeedResourceVersion: true,
 	New:     func() *coordinationv1.Lease { return &coordinationv1.Lease{} },
 	NewList: func() runtime.Object { return &coordinationv1.LeaseList{} },
+	// Coordinated leader election is in no stable version: its fields are kept only where they are.
+	PrepareCreate: func(_ context.Context, l *coordinationv1.Lease) { l.Spec.Strategy, l.Spec.PreferredHolder = nil, nil },
+	PrepareUpdate: func(_ context.Context, l, old *coordinationv1.Lease) {
+		if old.Spec.Strategy == nil && old.Spec.PreferredHolder == nil {
+			l.Spec.Strategy, l.Spec.PreferredHolder = nil, nil
+		}
+	},
 	Validate: func(l *coordinationv1.Lease) field.ErrorList {
 		spec := field.NewPath("spec")
 		var errs field.ErrorList

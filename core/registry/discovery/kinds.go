@@ -2,17 +2,17 @@
 package discovery
 
 import (
+	"context"
 	"fmt"
-	"net/netip"
 	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"keelson.dev/keelson/core/registry/resource"
@@ -20,13 +20,6 @@ import (
 
 // Kinds are the kinds of the group.
 var Kinds = []resource.Kind{endpointSlices}
-
-// Bounds of what one slice may hold.
-const (
-	maxEndpoints = 1000
-	maxPorts     = 20000
-	maxAddresses = 100
-)
 
 var endpointSlices = &resource.Definition[*discoveryv1.EndpointSlice]{
 	GroupVersion: discoveryv1.SchemeGroupVersion, Kind: "EndpointSlice", Plural: "endpointslices", Singular: "endpointslice",
@@ -44,8 +37,24 @@ var endpointSlices = &resource.Definition[*discoveryv1.EndpointSlice]{
 			}
 		}
 	},
-	// The slice has no status, and all but its metadata counts as spec.
+	PrepareCreate: func(_ context.Context, e *discoveryv1.EndpointSlice) {
+		e.Generation = 1
+		dropTopology(e, nil)
+	},
+	PrepareUpdate: func(_ context.Context, e, old *discoveryv1.EndpointSlice) {
+		e.Generation = old.Generation
+		if differs(e, old) {
+			e.Generation++
+		}
+		dropTopology(e, old)
+	},
 	Validate: validate,
+	Warnings: func(e *discoveryv1.EndpointSlice) []string {
+		if e.AddressType == discoveryv1.AddressTypeFQDN {
+			return []string{"spec.addressType: FQDN endpoints are deprecated"}
+		}
+		return nil
+	},
 	ValidateUpdate: func(e, old *discoveryv1.EndpointSlice) field.ErrorList {
 		return apivalidation.ValidateImmutableField(e.AddressType, old.AddressType, field.NewPath("addressType"))
 	},
@@ -61,83 +70,22 @@ var endpointSlices = &resource.Definition[*discoveryv1.EndpointSlice]{
 	},
 }
 
-func validate(e *discoveryv1.EndpointSlice) field.ErrorList {
-	var errs field.ErrorList
-	switch e.AddressType {
-	case discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6, discoveryv1.AddressTypeFQDN:
-	case "":
-		errs = append(errs, field.Required(field.NewPath("addressType"), ""))
-	default:
-		errs = append(errs, field.NotSupported(field.NewPath("addressType"), e.AddressType,
-			[]discoveryv1.AddressType{discoveryv1.AddressTypeFQDN, discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6}))
-	}
-	all := field.NewPath("endpoints")
-	if len(e.Endpoints) > maxEndpoints {
-		errs = append(errs, field.TooMany(all, len(e.Endpoints), maxEndpoints))
-	}
-	for i, endpoint := range e.Endpoints {
-		at := all.Index(i).Child("addresses")
-		if len(endpoint.Addresses) == 0 {
-			errs = append(errs, field.Required(at, "must contain at least 1 address"))
-		}
-		if len(endpoint.Addresses) > maxAddresses {
-			errs = append(errs, field.TooMany(at, len(endpoint.Addresses), maxAddresses))
-		}
-		for j, a := range endpoint.Addresses {
-			errs = append(errs, validateAddress(a, e.AddressType, at.Index(j))...)
-		}
-	}
-	return append(errs, validatePorts(e.Ports)...)
+// differs tells whether more than the metadata, or the labels, have changed:
+// the kind has no spec of its own.
+func differs(e, old *discoveryv1.EndpointSlice) bool {
+	now, was := *e, *old
+	now.ObjectMeta, was.ObjectMeta = metav1.ObjectMeta{Labels: e.Labels}, metav1.ObjectMeta{Labels: old.Labels}
+	return !apiequality.Semantic.DeepEqual(&now, &was)
 }
 
-func validateAddress(a string, typ discoveryv1.AddressType, at *field.Path) field.ErrorList {
-	if typ == discoveryv1.AddressTypeFQDN {
-		return validation.IsFullyQualifiedDomainName(at, a)
+// dropTopology leaves out the field of v1beta1, unless the endpoints stay as they are.
+func dropTopology(e, old *discoveryv1.EndpointSlice) {
+	if old != nil && apiequality.Semantic.DeepEqual(e.Endpoints, old.Endpoints) {
+		return
 	}
-	ip, err := netip.ParseAddr(a)
-	switch {
-	case err != nil:
-		return field.ErrorList{field.Invalid(at, a, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)")}
-	case typ == discoveryv1.AddressTypeIPv4 && !ip.Is4():
-		return field.ErrorList{field.Invalid(at, a, "must be an IPv4 address")}
-	case typ == discoveryv1.AddressTypeIPv6 && !ip.Is6():
-		return field.ErrorList{field.Invalid(at, a, "must be an IPv6 address")}
-	case ip.IsUnspecified():
-		return field.ErrorList{field.Invalid(at, a, fmt.Sprintf("may not be unspecified (%v)", a))}
-	case ip.IsLoopback():
-		return field.ErrorList{field.Invalid(at, a, "may not be in the loopback range (127.0.0.0/8, ::1/128)")}
-	case ip.IsLinkLocalUnicast():
-		return field.ErrorList{field.Invalid(at, a, "may not be in the link-local range (169.254.0.0/16, fe80::/10)")}
+	for i := range e.Endpoints {
+		e.Endpoints[i].DeprecatedTopology = nil
 	}
-	return nil
-}
-
-func validatePorts(list []discoveryv1.EndpointPort) field.ErrorList {
-	var errs field.ErrorList
-	at := field.NewPath("ports")
-	if len(list) > maxPorts {
-		errs = append(errs, field.TooMany(at, len(list), maxPorts))
-	}
-	names := map[string]bool{}
-	for i, p := range list {
-		if p.Name != nil {
-			if *p.Name != "" {
-				for _, msg := range validation.IsDNS1123Label(*p.Name) {
-					errs = append(errs, field.Invalid(at.Index(i).Child("name"), *p.Name, msg))
-				}
-			}
-			if names[*p.Name] {
-				errs = append(errs, field.Duplicate(at.Index(i).Child("name"), *p.Name))
-			}
-			names[*p.Name] = true
-		}
-		if p.Port != nil {
-			for _, msg := range validation.IsValidPortNum(int(*p.Port)) {
-				errs = append(errs, field.Invalid(at.Index(i).Child("port"), *p.Port, msg))
-			}
-		}
-	}
-	return errs
 }
 
 // shown is how many ports or addresses a table shows.

@@ -81,10 +81,10 @@ func validateCIDRs(cidrs []string, at *field.Path) field.ErrorList {
 	}
 	var errs field.ErrorList
 	if len(cidrs) > maxRanges {
-		errs = append(errs, field.Invalid(at, cidrs, "may only hold up to 2 values"))
+		errs = append(errs, field.Invalid(at, networkingv1.ServiceCIDRSpec{CIDRs: cidrs}, "may only hold up to 2 values"))
 	}
 	if dual, err := netutils.IsDualStackCIDRStrings(cidrs); len(cidrs) == maxRanges && err == nil && !dual {
-		errs = append(errs, field.Invalid(at, cidrs, "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/96"))
+		errs = append(errs, field.Invalid(at, cidrs, "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64"))
 	}
 	for i, cidr := range cidrs {
 		errs = append(errs, validation.IsValidCIDR(at.Index(i), cidr)...)
@@ -103,6 +103,14 @@ func validateCIDRUpdate(c, old *networkingv1.ServiceCIDR) field.ErrorList {
 		errs := validateCIDRs(now, at)
 		if now[0] != was[0] {
 			errs = append(errs, field.Invalid(at.Index(0), now[0], "field is immutable"))
+		}
+		return errs
+	case len(now) == len(was):
+		var errs field.ErrorList
+		for i := range now {
+			if now[i] != was[i] {
+				errs = append(errs, field.Invalid(at.Index(i), now[i], "field is immutable"))
+			}
 		}
 		return errs
 	}

@@ -3,7 +3,12 @@
 package policy
 
 import (
+	"strconv"
+	"strings"
+
 	policyv1 "k8s.io/api/policy/v1"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	"k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -23,7 +28,17 @@ var budgets = &resource.Definition[*policyv1.PodDisruptionBudget]{
 	NewList:  func() runtime.Object { return &policyv1.PodDisruptionBudgetList{} },
 	Spec:     func(b *policyv1.PodDisruptionBudget) any { return &b.Spec },
 	Status:   func(b *policyv1.PodDisruptionBudget) any { return &b.Status },
+	Name:     path.ValidatePathSegmentName,
 	Validate: validate,
+	ValidateStatus: func(b, _ *policyv1.PodDisruptionBudget) field.ErrorList {
+		at := field.NewPath("status")
+		errs := metav1validation.ValidateConditions(b.Status.Conditions, at.Child("conditions"))
+		for child, v := range map[string]int32{"disruptionsAllowed": b.Status.DisruptionsAllowed, "currentHealthy": b.Status.CurrentHealthy,
+			"desiredHealthy": b.Status.DesiredHealthy, "expectedPods": b.Status.ExpectedPods} {
+			errs = append(errs, apivalidation.ValidateNonnegativeField(int64(v), at.Child(child))...)
+		}
+		return errs
+	},
 	Columns: []metav1.TableColumnDefinition{
 		resource.NameColumn,
 		resource.Column("Min Available", "string", "How many pods must be left."),
@@ -50,6 +65,9 @@ func validate(b *policyv1.PodDisruptionBudget) field.ErrorList {
 		case v.Type == intstr.String:
 			for _, msg := range validation.IsValidPercent(v.StrVal) {
 				errs = append(errs, field.Invalid(spec.Child(child), v.StrVal, msg))
+			}
+			if n, err := strconv.Atoi(strings.TrimSuffix(v.StrVal, "%")); err == nil && n > 100 {
+				errs = append(errs, field.Invalid(spec.Child(child), v.StrVal, "must not be greater than 100%"))
 			}
 		}
 	}

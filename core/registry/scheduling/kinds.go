@@ -53,13 +53,17 @@ var priorityClasses = &resource.Definition[*schedulingv1.PriorityClass]{
 	},
 	PrepareCreate: func(_ context.Context, p *schedulingv1.PriorityClass) { p.Generation = 1 },
 	Validate: func(p *schedulingv1.PriorityClass) field.ErrorList {
+		var errs field.ErrorList
 		if strings.HasPrefix(p.Name, SystemPrefix) {
-			return validateSystem(p)
+			errs = validateSystem(p)
+		} else if p.Value > HighestUserPriority {
+			errs = append(errs, field.Forbidden(field.NewPath("value"), fmt.Sprintf("maximum allowed value of a user defined priority is %v", HighestUserPriority)))
 		}
-		if p.Value > HighestUserPriority {
-			return field.ErrorList{field.Forbidden(field.NewPath("value"), fmt.Sprintf("maximum allowed value of a user defined priority is %v", HighestUserPriority))}
+		if policy := p.PreemptionPolicy; policy != nil && *policy != corev1.PreemptLowerPriority && *policy != corev1.PreemptNever {
+			errs = append(errs, field.NotSupported(field.NewPath("preemptionPolicy"), *policy,
+				[]corev1.PreemptionPolicy{corev1.PreemptLowerPriority, corev1.PreemptNever}))
 		}
-		return nil
+		return errs
 	},
 	ValidateUpdate: func(p, old *schedulingv1.PriorityClass) field.ErrorList {
 		var errs field.ErrorList
@@ -84,12 +88,20 @@ var priorityClasses = &resource.Definition[*schedulingv1.PriorityClass]{
 	},
 }
 
+// validateSystem lets only those classes have a name of the system that are as the system makes them.
 func validateSystem(p *schedulingv1.PriorityClass) field.ErrorList {
+	fault := p.Name + " is not a known system priority class"
 	for _, known := range SystemClasses() {
-		if known.Name == p.Name && known.Value == p.Value && !p.GlobalDefault {
+		switch {
+		case known.Name != p.Name:
+		case known.Value != p.Value:
+			fault = fmt.Sprintf("value of %s PriorityClass must be %d", p.Name, known.Value)
+		case p.GlobalDefault:
+			fault = fmt.Sprintf("globalDefault of %s PriorityClass must be false", p.Name)
+		default:
 			return nil
 		}
 	}
 	return field.ErrorList{field.Forbidden(field.NewPath("metadata", "name"),
-		"priority class names with '"+SystemPrefix+"' prefix are reserved for system use only. error: "+p.Name+" is not a known system priority class")}
+		"priority class names with '"+SystemPrefix+"' prefix are reserved for system use only. error: "+fault)}
 }
