@@ -1,0 +1,44 @@
+package harness
+
+import (
+	"testing"
+
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"keelson.dev/keelson/plugins/kit"
+	"keelson.dev/keelson/plugins/kit/kittest"
+)
+
+// Run starts a plugin in this process, with its own identity and the rights it asks
+// for, so that tests show that those suffice. It ends with the test, or by stop.
+func (s *Server) Run(t testing.TB, p kit.Plugin, config string) (stop func()) {
+	t.Helper()
+	ctx, user := t.Context(), "system:plugin:"+p.Name
+	role := &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: user}, Rules: p.Rules}
+	if _, err := s.Admin.RbacV1().ClusterRoles().Create(ctx, role, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	binding := &rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: user}, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: user},
+		Subjects: []rbacv1.Subject{{Kind: rbacv1.UserKind, APIGroup: rbacv1.GroupName, Name: user}},
+	}
+	if _, err := s.Admin.RbacV1().ClusterRoleBindings().Create(ctx, binding, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	env := kittest.NewEnv(t, p)
+	env.Log = Logger(t).With("plugin", p.Name)
+	var err error
+	if env.RESTConfig, err = s.As(user, "system:plugins"); err != nil {
+		t.Fatal(err)
+	}
+	env.RESTConfig.ContentType = "application/vnd.kubernetes.protobuf"
+	env.RESTConfig.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
+	env.API.CA = s.PKI.CAPEM()
+	env.Config = []byte(config)
+	runner, err := p.New(env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return kittest.Run(t, runner)
+}
