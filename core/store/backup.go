@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/dgraph-io/badger/v4"
 	"golang.org/x/sys/unix"
@@ -33,7 +34,7 @@ type Snapshot struct {
 	db   *DB
 	txn  *badger.Txn
 	rev  uint64
-	refs []Object // without values
+	refs []Object // without values, but of those that were not on disk
 }
 
 // Snapshot takes what there is now. The caller closes it.
@@ -48,7 +49,11 @@ func (db *DB) Snapshot() (*Snapshot, error) {
 	s := &Snapshot{db: db, txn: db.badger.NewTransaction(false), rev: db.rev}
 	db.index.ascend("", "", func(e *entry) bool {
 		if v := e.latest(); v != nil {
-			s.refs = append(s.refs, Object{Key: e.key, Create: v.create, Mod: v.rev, Expires: v.expires})
+			o := Object{Key: e.key, Create: v.create, Mod: v.rev, Expires: v.expires}
+			if db.batch.only(v.rev) { // the transaction does not see it, and memory may forget it
+				o.Value, _ = db.batch.value(v.rev)
+			}
+			s.refs = append(s.refs, o)
 		}
 		return true
 	})
@@ -73,6 +78,13 @@ func (s *Snapshot) Each(ctx context.Context, f func(*Object) error) error {
 			return ErrClosed
 		}
 		o := s.refs[i]
+		if o.Value != nil {
+			o.Value = slices.Clone(o.Value)
+			if err := f(&o); err != nil {
+				return err
+			}
+			continue
+		}
 		value, err := s.db.readValue(s.txn, o.Key, o.Mod)
 		if errors.Is(err, errCompacted) {
 			err = s.db.missing(o.Key, o.Mod)

@@ -10,6 +10,13 @@ import (
 // so seldom does a batched update have to wait for the disk.
 const reserveAhead = 1000
 
+// What is batched is held in memory until it is compacted. Leases of nodes take some
+// hundred bytes; what is larger, or too much, is written as any other object.
+const (
+	batchedValueBytes = 8 << 10
+	batchedBytes      = 32 << 20
+)
+
 // batch holds updates that were acknowledged and are not on disk yet: those of
 // Options.Batched. A later one of the same key takes the place of an earlier
 // one, which then never gets to disk; it stays here for watches and reads at its
@@ -17,9 +24,10 @@ const reserveAhead = 1000
 //
 // Only the writer changes it.
 type batch struct {
-	mu      sync.RWMutex             // guards both
+	mu      sync.RWMutex             // guards all
 	records map[uint64]batchedRecord // by revision
 	current map[string]uint64        // key -> revision of its current version, if that is not on disk
+	bytes   int                      // of the records' keys and values
 }
 
 // batchedRecord stays when it has been saved, until it is compacted: a reader
@@ -80,11 +88,19 @@ func (b *batch) empty() bool {
 	return len(b.current) == 0
 }
 
+// full says that it holds as much as it may.
+func (b *batch) full() bool {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	return b.bytes > batchedBytes
+}
+
 // put takes a version in; one of the same key before it is superseded.
 func (b *batch) put(r *record) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.records[r.rev] = batchedRecord{record: r}
+	b.bytes += len(r.key) + len(r.value)
 	b.current[r.key] = r.rev
 }
 
@@ -109,7 +125,10 @@ func (b *batch) save(r *record) {
 func (b *batch) drop(key string, rev uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	delete(b.records, rev)
+	if r, found := b.records[rev]; found {
+		b.bytes -= len(r.key) + len(r.value)
+		delete(b.records, rev)
+	}
 	if b.current[key] == rev {
 		delete(b.current, key)
 	}
@@ -118,12 +137,12 @@ func (b *batch) drop(key string, rev uint64) {
 // batched says whether a request may be answered before it is on disk: an update
 // of an object that is there, of a kind that is written anew all the time.
 func (db *DB) batched(o *op) bool {
-	if o.kind != opPut || o.expect == 0 || o.expires != 0 || db.opts.BatchInterval < 0 {
+	if o.kind != opPut || o.expect == 0 || o.expires != 0 || db.opts.BatchInterval < 0 || len(o.value) > batchedValueBytes {
 		return false
 	}
 	for _, prefix := range db.opts.Batched {
 		if strings.HasPrefix(o.key, prefix) {
-			return true
+			return !db.batch.full()
 		}
 	}
 	return false
@@ -155,7 +174,7 @@ func (g *group) addFlush() error {
 		if r == nil || g.saves(r.rev) {
 			continue
 		}
-		if size += len(r.value) + len(r.key) + entryOverhead; size > groupBytes/2 {
+		if size += len(r.value) + len(r.key) + entryOverhead; size > g.db.opts.groupBytes()/2 {
 			return nil
 		}
 		if err := g.save(r); err != nil {

@@ -192,3 +192,86 @@ func TestKillLosesOnlyTheBatch(t *testing.T) {
 		}
 	}
 }
+
+// TestSnapshotHoldsBatchedVersions takes a snapshot while an object is in memory only, and reads it when that version
+// was superseded, put on disk and compacted.
+func TestSnapshotHoldsBatchedVersions(t *testing.T) {
+	db := openTest(t, Options{BatchInterval: time.Hour, CompactionWindow: time.Hour})
+	put(t, db, lease, "a")
+	rev := put(t, db, lease, "batched")
+	s, err := db.Snapshot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	put(t, db, lease, "later")
+	if err := db.flush(); err != nil {
+		t.Fatal(err)
+	}
+	put(t, db, lease, "last")
+	if err := db.Compact(t.Context(), db.Revision()); err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	err = s.Each(t.Context(), func(o *Object) error {
+		if n++; o.Key != lease || o.Mod != rev || string(o.Value) != "batched" {
+			t.Errorf("got %s at %d: %q", o.Key, o.Mod, o.Value)
+		}
+		return nil
+	})
+	if err != nil || n != 1 || s.Revision() != rev {
+		t.Errorf("%d objects at revision %d, %v; want 1 at %d", n, s.Revision(), err, rev)
+	}
+}
+
+// TestBatchIsBounded writes large objects where heartbeats are expected.
+func TestBatchIsBounded(t *testing.T) {
+	db := openTest(t, Options{BatchInterval: time.Hour, CompactionWindow: time.Hour})
+	put(t, db, lease, "0")
+	before := commits(db)
+	put(t, db, lease, strings.Repeat("x", batchedValueBytes+1))
+	if commits(db) == before {
+		t.Error("a large object was batched")
+	}
+	value := strings.Repeat("x", batchedValueBytes)
+	for range batchedBytes/batchedValueBytes + 2000 {
+		put(t, db, lease, value)
+	}
+	if db.batch.bytes > batchedBytes+2*batchedValueBytes {
+		t.Errorf("the batch holds %d bytes, want at most about %d", db.batch.bytes, batchedBytes)
+	}
+	if err := db.Compact(t.Context(), db.Revision()); err != nil {
+		t.Fatal(err)
+	}
+	if db.batch.bytes > 2*batchedValueBytes {
+		t.Errorf("the batch holds %d bytes after compaction", db.batch.bytes)
+	}
+}
+
+// TestGroupTooLargeIsSplit deletes more batched objects at once than a transaction holds.
+func TestGroupTooLargeIsSplit(t *testing.T) {
+	o := crashOptions(t.TempDir()) // a transaction of 78 kB
+	o.BatchInterval = time.Hour
+	db := openTest(t, o)
+	const n = 40
+	value := strings.Repeat("x", 4000)
+	var ops []*op
+	for i := range n {
+		key := fmt.Sprint(crashLease, i)
+		put(t, db, key, value)
+		rev := put(t, db, key, value+"2")
+		ops = append(ops, &op{kind: opDelete, key: key, expect: rev, done: make(chan struct{})})
+	}
+	db.commit(ops) // the writer has nothing to do
+	for i, o := range ops {
+		<-o.done
+		if o.err != nil {
+			t.Errorf("delete %d: %v", i, o.err)
+		}
+	}
+	for i := range n {
+		if _, found, _ := db.latest(fmt.Sprint(crashLease, i)); found {
+			t.Errorf("object %d is still there", i)
+		}
+	}
+}

@@ -114,7 +114,9 @@ func badgerOptions(o *Options, dir string) badger.Options {
 		WithSyncWrites(true).
 		WithDetectConflicts(false). // there is one writer
 		WithMetricsEnabled(false).
-		WithMemTableSize(16 << 20). // a transaction may have 15% of it, and must hold an object of 2 MiB
+		WithMemTableSize(o.memTable).
+		WithValueThreshold(min(1<<20, o.memTable/8)).
+		WithBaseTableSize(min(2<<20, o.memTable)).
 		WithNumMemtables(2).
 		WithNumLevelZeroTables(2).
 		WithNumLevelZeroTablesStall(6).

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -20,6 +21,8 @@ const (
 	childMode = "KEELSON_STORE_CHILD"
 	childDir  = "KEELSON_STORE_DIR"
 	childAcks = "KEELSON_STORE_ACKS"
+
+	childMemTable = "KEELSON_STORE_MEMTABLE" // "": as usual
 )
 
 func TestMain(m *testing.M) {
@@ -36,6 +39,10 @@ func TestMain(m *testing.M) {
 		childBatched()
 	case "verify":
 		childVerify()
+	case "verify many":
+		childVerifyMany()
+	case "churn":
+		childCrash()
 	}
 }
 
@@ -49,7 +56,8 @@ func child(t *testing.T, mode, dir, acks string) *exec.Cmd {
 }
 
 func childOpen(window time.Duration) *DB {
-	db, err := Open(context.Background(), Options{Dir: os.Getenv(childDir), CompactionWindow: window})
+	memTable, _ := strconv.ParseInt(os.Getenv(childMemTable), 10, 64)
+	db, err := Open(context.Background(), Options{Dir: os.Getenv(childDir), CompactionWindow: window, memTable: memTable})
 	if err != nil {
 		fmt.Println("error", err)
 		os.Exit(3)
@@ -141,7 +149,7 @@ func childTemplate() {
 		for i := range 20 {
 			key := fmt.Sprintf("/registry/things/%d-%d", round, i)
 			size := 100 + 3000*(i%5)
-			if i == 19 {
+			if i == 19 && os.Getenv(childMemTable) == "" {
 				size = 1_500_000
 			}
 			if err := writeWorker(ctx, db, key, 0, 10-9*(i/19), size, report); err != nil {
@@ -160,8 +168,18 @@ func childTemplate() {
 
 // childVerify opens a store and compares it with the acknowledgements in a file: it prints "whole", or "damaged" and
 // the error if the store refuses to open, or what else is wrong.
-func childVerify() {
-	db, err := Open(context.Background(), Options{Dir: os.Getenv(childDir), CompactionWindow: time.Hour})
+func childVerify() { verify(os.Getenv(childDir)) }
+
+// childVerifyMany does so for each directory that it reads on stdin.
+func childVerifyMany() {
+	for sc := bufio.NewScanner(os.Stdin); sc.Scan(); {
+		verify(sc.Text())
+	}
+}
+
+func verify(dir string) {
+	memTable, _ := strconv.ParseInt(os.Getenv(childMemTable), 10, 64)
+	db, err := Open(context.Background(), Options{Dir: dir, CompactionWindow: time.Hour, memTable: memTable})
 	switch {
 	case errors.Is(err, ErrDamaged):
 		fmt.Println("damaged", err)

@@ -4,84 +4,273 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
+
+	"k8s.io/apimachinery/pkg/watch"
 )
 
-// TestKill kills a writing process again and again. After each time every acknowledged write has to be there, and
-// no revision may ever be given twice.
+// long says that the tests are to take the time they need: hours' worth instead of seconds.
+func long() bool { return os.Getenv("KEELSON_LONG") != "" }
+
+// TestKill kills a process that writes, watches, compacts, opens or closes, at random points, again and again. After
+// each time every acknowledged write has to be there, at its own revision too unless that was compacted, no revision
+// may be given twice, and watchers go on from the last revision they saw without a gap and without seeing one twice.
 func TestKill(t *testing.T) {
+	rounds := 160
+	switch {
+	case long():
+		rounds = 3000
+	case testing.Short():
+		rounds = 6
+	}
+	seed := uint64(time.Now().UnixNano())
+	if s, err := strconv.ParseUint(os.Getenv("KEELSON_SEED"), 10, 64); err == nil {
+		seed = s
+	}
+	m := &crashModel{t: t, acks: map[uint64]crashWrite{}, newest: map[string]uint64{}, removed: map[string]uint64{}, rand: rand.New(rand.NewPCG(seed, 1))}
 	dir := t.TempDir()
-	type write struct {
-		n   int
-		rev uint64
+	for m.round = range rounds {
+		m.run(dir, m.plan(m.round))
+		if t.Failed() {
+			t.Fatalf("round %d failed; the seed was %d", m.round, seed)
+		}
 	}
-	acked := map[string]write{}
-	given := map[uint64]bool{}
-	var newest uint64
-	rounds := 12
-	if testing.Short() {
-		rounds = 3
+	m.finish(dir)
+	t.Logf("seed %d: %d rounds, %d killed while opening, %d while closing; %d writes acknowledged up to revision %d, %d events, compacted to %d",
+		seed, rounds, m.opening, m.closing, len(m.acks), m.top, len(m.events[0]), m.compact)
+	if len(m.acks) < 20*rounds/4 || m.compact == 0 || !testing.Short() && (m.opening == 0 || m.closing == 0) {
+		t.Error("the rounds did too little to show anything")
 	}
-	for round := range rounds {
-		cmd := child(t, "write", dir, "")
-		out, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
+}
+
+// crashWrite is one acknowledged write.
+type crashWrite struct {
+	key, number string
+	deleted     bool
+}
+
+// crashPlan is how one round ends: killed so long after a line, or after it closed.
+type crashPlan struct {
+	after string // the line
+	delay time.Duration
+	close time.Duration // 0: never
+	last  bool
+}
+
+// crashModel is what the parent knows.
+type crashModel struct {
+	t     *testing.T
+	rand  *rand.Rand
+	round int
+
+	acks    map[uint64]crashWrite
+	newest  map[string]uint64 // key -> revision of its last acknowledged write
+	top     uint64            // highest revision anybody saw
+	compact uint64            // acknowledged
+	seen    [crashWatchers]uint64
+	events  [crashWatchers]map[uint64]string
+	removed map[string]uint64 // name -> revision of its last deletion that a watcher saw, acknowledged or not
+
+	versions map[string]map[uint64]string // of the dump at hand: key -> revision -> number, "-" for a deletion
+	opened   uint64
+
+	opening, closing int
+}
+
+func (m *crashModel) plan(round int) crashPlan {
+	ms := func(n int) time.Duration { return time.Duration(m.rand.IntN(n*1000)) * time.Microsecond }
+	switch round % 5 {
+	case 0:
+		return crashPlan{after: "start", delay: ms(60)} // while it opens, or soon after
+	case 1:
+		return crashPlan{after: "closing", delay: ms(40), close: ms(60)}
+	}
+	return crashPlan{after: "dumped", delay: ms(150)}
+}
+
+// run starts a child, reads what it says and kills it.
+func (m *crashModel) run(dir string, plan crashPlan) {
+	cmd := child(m.t, "churn", dir, "")
+	resume := make([]string, crashWatchers)
+	for i := range resume {
+		resume[i] = fmt.Sprint(m.seen[i])
+	}
+	cmd.Env = append(cmd.Env, crashResume+"="+strings.Join(resume, ","))
+	if plan.close > 0 {
+		cmd.Env = append(cmd.Env, crashClose+"="+plan.close.String())
+	}
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	guard := time.AfterFunc(2*time.Minute, func() { _ = cmd.Process.Kill() })
+	defer guard.Stop()
+	var said string // the last of the lines that tell how far it came
+	lines := bufio.NewReader(out)
+	for {
+		line, err := lines.ReadString('\n')
+		if err == io.EOF {
+			break // a line cut short by the kill was not said
 		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
+		line = strings.TrimSuffix(line, "\n")
+		if !m.take(line) {
+			said = line
 		}
-		timer := time.AfterFunc(time.Duration(150+70*round)*time.Millisecond, func() { _ = cmd.Process.Kill() })
-		lines := bufio.NewReader(out)
-		count := 0
-		for {
-			line, err := lines.ReadString('\n')
-			if err == io.EOF {
-				break // a line cut short by the kill was not acknowledged
+		if line == plan.after && !plan.last {
+			time.AfterFunc(plan.delay, func() { _ = cmd.Process.Kill() })
+		}
+	}
+	_ = cmd.Wait() // killed
+	switch said {
+	case "start":
+		m.opening++
+	case "closing":
+		m.closing++
+	}
+	m.versions = nil
+}
+
+// take notes one line; false for one that tells how far the child came.
+func (m *crashModel) take(line string) bool {
+	f := strings.Fields(line)
+	switch {
+	case len(f) == 3 && f[0] == "opened":
+		m.open(parse(f[1]), parse(f[2]))
+	case len(f) == 5 && f[0] == "version":
+		if m.versions[f[1]] == nil {
+			m.versions[f[1]] = map[uint64]string{}
+		}
+		m.versions[f[1]][parse(f[2])] = f[4]
+	case line == "dumped":
+		m.check()
+		return false
+	case len(f) == 5 && f[0] == "ack":
+		m.ack(f[1], f[2], parse(f[3]), f[4] == "delete")
+	case len(f) == 6 && f[0] == "event":
+		m.event(int(parse(f[1])), parse(f[2]), f[4]+" "+f[5])
+		if f[3] == string(watch.Deleted) {
+			m.removed[f[4]] = max(m.removed[f[4]], parse(f[2]))
+		}
+	case len(f) == 2 && f[0] == "compacted":
+		m.compact = max(m.compact, parse(f[1]))
+	case line == "start", line == "closing", line == "closed":
+		return false
+	default:
+		m.t.Errorf("round %d: the child says %q", m.round, line)
+	}
+	return true
+}
+
+func parse(s string) uint64 {
+	n, err := strconv.ParseUint(s, 10, 64)
+	if err != nil {
+		panic(err)
+	}
+	return n
+}
+
+func (m *crashModel) open(rev, compact uint64) {
+	m.versions = map[string]map[uint64]string{}
+	m.opened = rev
+	if rev < m.top {
+		m.t.Errorf("round %d: the store is at revision %d, %d was seen", m.round, rev, m.top)
+	}
+	if compact < m.compact {
+		m.t.Errorf("round %d: compacted to %d, it was %d", m.round, compact, m.compact)
+	}
+	m.compact = compact
+}
+
+func (m *crashModel) ack(key, number string, rev uint64, deleted bool) {
+	if old, ok := m.acks[rev]; ok || rev <= m.opened {
+		m.t.Errorf("round %d: revision %d for %s was given before, to %v (the store began at %d)", m.round, rev, key, old, m.opened)
+	}
+	m.acks[rev] = crashWrite{key: key, number: number, deleted: deleted}
+	m.newest[key] = max(m.newest[key], rev)
+	m.top = max(m.top, rev)
+}
+
+func (m *crashModel) event(w int, rev uint64, what string) {
+	if rev <= m.seen[w] {
+		m.t.Errorf("round %d: watcher %d got revision %d after %d", m.round, w, rev, m.seen[w])
+	}
+	if m.events[w] == nil {
+		m.events[w] = map[uint64]string{}
+	}
+	m.events[w][rev] = what
+	m.seen[w] = rev
+	m.top = max(m.top, rev)
+}
+
+// check compares the store as it was opened with what was acknowledged.
+func (m *crashModel) check() {
+	for key, rev := range m.newest {
+		if strings.HasPrefix(key, crashLease) && !m.acks[rev].deleted {
+			continue // may be as it was before; checked below
+		}
+		var newest uint64
+		for r := range m.versions[key] {
+			newest = max(newest, r)
+		}
+		removed := m.removed[key[strings.LastIndex(key, "/")+1:]]
+		gone := m.acks[rev].deleted && rev <= m.compact || removed > rev && removed <= m.compact
+		if newest < rev && !gone {
+			m.t.Errorf("round %d: %s is at revision %d, %d was acknowledged", m.round, key, newest, rev)
+		}
+	}
+	for rev, w := range m.acks {
+		got, found := m.versions[w.key][rev]
+		want := w.number
+		if w.deleted {
+			want = "-"
+		}
+		switch {
+		case found && got != want:
+			m.t.Errorf("round %d: %s at revision %d holds %s, want %s", m.round, w.key, rev, got, want)
+		case !found && rev > m.compact && (w.deleted || !strings.HasPrefix(w.key, crashLease)):
+			m.t.Errorf("round %d: %s at revision %d is lost, the store is compacted to %d", m.round, w.key, rev, m.compact)
+		}
+	}
+}
+
+// finish lets a last child close in order, and compares what each watcher saw with what was acknowledged.
+func (m *crashModel) finish(dir string) {
+	m.round++
+	db, err := Open(m.t.Context(), crashOptions(dir))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	defer db.Close()
+	waitFor(m.t, "all objects with an end are gone", func() bool {
+		left := false
+		db.mu.RLock()
+		defer db.mu.RUnlock()
+		db.index.ascend(crashTTL, "", func(e *entry) bool { left = left || e.latest() != nil; return true })
+		return !left
+	})
+	for w := range crashWatchers {
+		missing := 0
+		for rev, a := range m.acks {
+			if rev > m.seen[w] {
+				continue // it had no time to see it
 			}
-			var key string
-			var w write
-			if _, err := fmt.Sscanf(line, "ack %s %d %d", &key, &w.n, &w.rev); err != nil {
-				t.Errorf("round %d: child says %q", round, line)
-				continue
-			}
-			if given[w.rev] || w.rev <= 1 {
-				t.Errorf("round %d: revision %d given twice", round, w.rev)
-			}
-			given[w.rev] = true
-			acked[key] = w
-			newest = max(newest, w.rev)
-			count++
-		}
-		timer.Stop()
-		_ = cmd.Wait() // killed
-		db := openTest(t, Options{Dir: dir, CompactionWindow: time.Hour})
-		if got := db.Revision(); got < newest {
-			t.Fatalf("round %d: revision %d after the kill, %d was acknowledged", round, got, newest)
-		}
-		for key, w := range acked {
-			v, found, _ := db.latest(key)
-			if !found {
-				v = version{}
-				if e := db.index.get(key); e != nil {
-					v.rev = e.versions[len(e.versions)-1].rev
+			what, found := m.events[w][rev]
+			switch {
+			case found && what != a.key[strings.LastIndex(a.key, "/")+1:]+" "+a.number:
+				m.t.Errorf("watcher %d at revision %d: saw %s, %s %s was written", w, rev, what, a.key, a.number)
+			case !found && (a.deleted || !strings.HasPrefix(a.key, crashLease)):
+				if missing++; missing < 5 {
+					m.t.Errorf("watcher %d never saw revision %d of %s, it is at %d", w, rev, a.key, m.seen[w])
 				}
 			}
-			// A deletion may have been compacted away; nothing else may be missing.
-			if deleted := v.rev == 0 && (w.n%7 == 6 || (w.n+1)%7 == 6); v.rev < w.rev && !deleted {
-				t.Errorf("round %d: %s is at revision %d, number %d at revision %d was acknowledged", round, key, v.rev, w.n, w.rev)
-			}
-			if v.rev == w.rev && found {
-				value, err := childRead(db, key, v.rev)
-				if want := string(childValue(key, w.n, 0)); err != nil || string(value[:len(want)]) != want {
-					t.Errorf("round %d: %s at revision %d: got %.40q, %v, want %q...", round, key, v.rev, value, err, want)
-				}
-			}
 		}
-		if err := db.Close(); err != nil {
-			t.Fatal(err)
-		}
-		t.Logf("round %d: %d writes acknowledged, revision %d", round, count, newest)
 	}
 }

@@ -61,7 +61,7 @@ var changes = []change{
 
 // TestDamage spoils each file of a killed store in each way. The store has to refuse, or to have everything.
 func TestDamage(t *testing.T) {
-	template, acks := makeTemplate(t)
+	template, acks := makeTemplate(t, "")
 	files, err := filepath.Glob(filepath.Join(template, "*"))
 	if err != nil {
 		t.Fatal(err)
@@ -98,11 +98,12 @@ func TestDamage(t *testing.T) {
 }
 
 // makeTemplate returns the directory of a killed store, and a file with what it acknowledged.
-func makeTemplate(t *testing.T) (dir, acks string) {
+func makeTemplate(t *testing.T, memTable string) (dir, acks string) {
 	t.Helper()
 	dir = filepath.Join(t.TempDir(), "template")
 	acks = filepath.Join(t.TempDir(), "acks")
 	cmd := child(t, "template", dir, acks)
+	cmd.Env = append(cmd.Env, childMemTable+"="+memTable)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -198,7 +199,7 @@ func copyDir(t *testing.T, from, to string) {
 	}
 }
 
-func copySparse(src, dst *os.File) error {
+func copySparse(src io.Reader, dst *os.File) error {
 	buf := make([]byte, 64<<10)
 	var at int64
 	for {

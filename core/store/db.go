@@ -105,7 +105,7 @@ func (db *DB) openFiles() error {
 	if db.badger, err = openBadger(bopts); err != nil {
 		return err
 	}
-	if limit := db.badger.MaxBatchSize(); limit < maxValueBytes+maxValueBytes/8 {
+	if limit := db.badger.MaxBatchSize(); limit < int64(db.opts.groupBytes())*9/8 {
 		return fmt.Errorf("open store %s: a transaction holds %d bytes, less than the largest object", db.opts.Dir, limit)
 	}
 	return nil
@@ -136,6 +136,9 @@ func (db *DB) load(ctx context.Context) error {
 		return damaged(dir, err, "a record is damaged")
 	case want.last < db.head.last:
 		return damaged(filepath.Join(dir, "*.mem"), nil, "writes up to revision %d were acknowledged, the newest found is %d: the write-ahead log lost its end", db.head.last, want.last)
+	case db.head.torn && want.last == db.head.last:
+		// Had the newest entry been torn as it was written, then the data it is about would be there: they are synced before.
+		return damaged(db.head.f.Name(), nil, "one of its two entries is not readable, perhaps that of the newest write; revision %d is the newest found. Delete the file to start with that", want.last)
 	case got.count != want.count || got.sum != want.sum:
 		return damaged(filepath.Join(dir, "*.sst"), nil, "%d records found, %d were written (or their contents differ)", got.count, want.count)
 	case got.last > want.last:
@@ -146,6 +149,12 @@ func (db *DB) load(ctx context.Context) error {
 	db.state.last, db.reserved = db.rev, db.rev
 	if db.head.last < want.last { // killed between the sync and the note of it, or the file is new
 		if err := db.head.write(want.last); err != nil {
+			return err
+		}
+	}
+	if db.head.torn {
+		db.log.Warn("File HEAD was damaged, and is mended", "dir", db.opts.Dir)
+		if err := db.head.repair(); err != nil {
 			return err
 		}
 	}

@@ -52,7 +52,7 @@ type DamagedError struct {
 func (e *DamagedError) Error() string {
 	msg := fmt.Sprintf("store is damaged: %s: %s", e.File, e.Problem)
 	if e.Err != nil {
-		msg += ": " + e.Err.Error()
+		msg += ": " + firstLine(e.Err) // Badger's has more, with advice that does not fit here
 	}
 	return msg + "; nothing is served from it. Restore the data directory from a backup, or move it away to start with an empty cluster"
 }

@@ -29,6 +29,7 @@ type head struct {
 	f    *os.File
 	seq  uint64
 	last uint64
+	torn bool // the other entry is not readable: last may be that before the newest
 	buf  [headLen]byte
 }
 
@@ -46,7 +47,11 @@ func openHead(dir string) (h *head, fresh bool, err error) {
 		return h, true, h.init()
 	}
 	ok := false
+	h.torn = n < len(buf)
 	for slot := range 2 {
+		entry := buf[slot*headSlot : (slot+1)*headSlot]
+		_, _, valid := decodeHead(entry)
+		h.torn = h.torn || !valid && len(bytes.Trim(entry, "\x00")) > 0
 		if seq, last, valid := decodeHead(buf[slot*headSlot:]); valid && (!ok || seq > h.seq) {
 			h.seq, h.last, ok = seq, last, true
 		}
@@ -66,6 +71,18 @@ func (h *head) init() error {
 		return err
 	}
 	return h.sync()
+}
+
+// repair makes both entries say what the newest does.
+func (h *head) repair() error {
+	if err := h.f.Truncate(2 * headSlot); err != nil {
+		return fmt.Errorf("write %s: %w", h.f.Name(), err)
+	}
+	if err := h.write(h.last); err != nil {
+		return err
+	}
+	h.torn = false
+	return h.write(h.last)
 }
 
 // write notes that revision last was acknowledged.

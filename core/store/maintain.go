@@ -99,6 +99,7 @@ func (db *DB) compactOld(moments []moment, now time.Time) []moment {
 // before rev gets "410 Expired" afterwards. The DB does it by itself as time goes by.
 func (db *DB) Compact(ctx context.Context, rev uint64) error {
 	first := true
+	chunkLen := min(compactChunk, db.opts.groupBytes()/entryOverhead/2)
 	for {
 		db.mu.Lock()
 		if rev > db.rev || rev < db.compact || first && rev == db.compact {
@@ -106,7 +107,7 @@ func (db *DB) Compact(ctx context.Context, rev uint64) error {
 			return nil
 		}
 		n := 0
-		for n < len(db.index.garbage) && n < compactChunk && db.index.garbage[n].at <= rev {
+		for n < len(db.index.garbage) && n < chunkLen && db.index.garbage[n].at <= rev {
 			n++
 		}
 		chunk := db.index.garbage[:n:n]
@@ -117,6 +118,9 @@ func (db *DB) Compact(ctx context.Context, rev uint64) error {
 		}
 		first = false
 		if err := db.submit(ctx, &op{kind: opCompact, key: "history", expect: rev, garbage: chunk}); err != nil {
+			db.mu.Lock()
+			db.index.garbage = append(chunk, db.index.garbage...) // for the next time
+			db.mu.Unlock()
 			return err
 		}
 	}

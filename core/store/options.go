@@ -56,7 +56,13 @@ type Options struct {
 	BatchInterval time.Duration
 	// MinFreeBytes is the free disk space below which writes are refused; less than zero turns the check off.
 	MinFreeBytes int64
+
+	memTable int64 // size of Badger's memtables; tests take small ones, to see many flushes and compactions
 }
+
+// memTableBytes is the size of Badger's memtables. A transaction may have 15% of it,
+// and must hold an object of 2 MiB.
+const memTableBytes = 16 << 20
 
 // DefaultCacheBytes is a 64th of a machine's memory, within MinCacheBytes and
 // MaxCacheBytes: a list over more objects than the cache holds decodes the rest each
@@ -74,6 +80,10 @@ func memoryBytes() int64 {
 	}
 	return int64(info.Totalram) * int64(info.Unit)
 }
+
+// groupBytes bounds a group's size; it leaves room in a Badger transaction for the
+// entries' overhead.
+func (o *Options) groupBytes() int { return int(maxValueBytes * o.memTable / memTableBytes) }
 
 func (o *Options) setDefaults() error {
 	if o.Dir == "" {
@@ -102,6 +112,9 @@ func (o *Options) setDefaults() error {
 	}
 	if o.MinFreeBytes == 0 {
 		o.MinFreeBytes = DefaultMinFreeBytes
+	}
+	if o.memTable == 0 {
+		o.memTable = memTableBytes
 	}
 	return nil
 }

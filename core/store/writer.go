@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 
@@ -42,8 +43,6 @@ type op struct {
 const (
 	// groupOps bounds one group; beyond it the gain of one sync is small and the first request waits too long.
 	groupOps = 1024
-	// groupBytes bounds a group's size; it leaves room in a Badger transaction for the entries' overhead.
-	groupBytes = maxValueBytes
 	// entryOverhead is what Badger counts for an entry besides key and value, and what our record adds, generously.
 	entryOverhead = 160
 )
@@ -111,7 +110,7 @@ func (db *DB) collect(first *op) (group []*op, next *op) {
 	for size := first.size(); len(group) < groupOps; {
 		select {
 		case o := <-db.ops:
-			if size += o.size(); size > groupBytes {
+			if size += o.size(); size > db.opts.groupBytes() {
 				return group, o
 			}
 			group = append(group, o)
@@ -181,6 +180,16 @@ func (db *DB) commit(ops []*op) {
 		g.txn = db.badger.NewTransaction(true)
 		defer g.txn.Discard()
 		err = g.build(ops)
+	}
+	if errors.Is(err, badger.ErrTxnTooBig) && len(ops) > 1 {
+		// Batched versions that the group takes along were not counted as it was collected.
+		for _, half := range [][]*op{ops[:len(ops)/2], ops[len(ops)/2:]} {
+			for _, o := range half {
+				o.err, o.rev = nil, 0
+			}
+			db.commit(half)
+		}
+		return
 	}
 	if err == nil {
 		err = g.sync()
