@@ -16,7 +16,7 @@ import (
 )
 
 // namesOnNode lists the pods of a node.
-func namesOnNode(t *testing.T, ctx context.Context, s *Storage, prefix, node string) (names []string) {
+func namesOnNode(ctx context.Context, t *testing.T, s *Storage, prefix, node string) (names []string) {
 	t.Helper()
 	list := &example.PodList{}
 	pred := storage.SelectionPredicate{
@@ -48,7 +48,7 @@ func TestTriggerIndex(t *testing.T) {
 						want = append(want, name)
 					}
 				}
-				if got := namesOnNode(t, ctx, s, ns, node); fmt.Sprint(got) != fmt.Sprint(want) {
+				if got := namesOnNode(ctx, t, s, ns, node); fmt.Sprint(got) != fmt.Sprint(want) {
 					t.Fatalf("step %d: pods of node %q: %v, want %v", step, node, got, want)
 				}
 			}
@@ -104,7 +104,7 @@ func TestTriggerIndexExpiry(t *testing.T) {
 	deadline := time.Now().Add(10 * time.Second)
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	for len(namesOnNode(t, ctx, s, "/pods/", "a")) > 0 {
+	for len(namesOnNode(ctx, t, s, "/pods/", "a")) > 0 {
 		if time.Now().After(deadline) {
 			t.Fatal("it is still listed after 10 s")
 		}
