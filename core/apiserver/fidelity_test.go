@@ -204,6 +204,7 @@ func (s *fidelityServer) do(t *testing.T, method, path string, body []byte, head
 		t.Fatal(err)
 	}
 	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("User-Agent", "fidelity/1.0")
 	if method == http.MethodPatch {
 		req.Header.Set("Content-Type", "application/merge-patch+json")
 	}
