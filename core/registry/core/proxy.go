@@ -2,6 +2,7 @@ package core
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -9,6 +10,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -40,10 +42,22 @@ func splitTarget(id string) (scheme, name, port string, err error) {
 	return "", "", "", apierrors.NewBadRequest(fmt.Sprintf("invalid request %q: want [scheme:]name[:port]", id))
 }
 
-// pass makes the handler that sends requests on to host.
-func pass(scheme, host, path string, transport http.RoundTripper, responder rest.Responder) http.Handler {
-	location := &url.URL{Scheme: scheme, Host: host, Path: "/" + strings.TrimPrefix(path, "/")}
-	return proxy.NewUpgradeAwareHandler(location, transport, true, false, proxy.NewErrorResponder(responder))
+// workloads is the transport to pods. Their certificates are whatever they like,
+// so none is checked, as in Kubernetes.
+var workloads = sync.OnceValue(func() http.RoundTripper {
+	t := http.DefaultTransport.(*http.Transport).Clone()
+	t.TLSClientConfig = &tls.Config{InsecureSkipVerify: true}
+	return t
+})
+
+// pass makes the handler that sends requests on to host. A path that is empty,
+// not even "/", is answered with a redirect to "/", so that relative links work.
+func pass(scheme, host, path string, responder rest.Responder) http.Handler {
+	if path != "" {
+		path = "/" + strings.TrimPrefix(path, "/")
+	}
+	location := &url.URL{Scheme: scheme, Host: host, Path: path}
+	return proxy.NewUpgradeAwareHandler(location, workloads(), true, false, proxy.NewErrorResponder(responder))
 }
 
 // podProxyREST sends HTTP requests on to a pod's own address.
@@ -82,7 +96,7 @@ func (r *podProxyREST) Connect(ctx context.Context, id string, options runtime.O
 	if ip.IsLoopback() || ip.IsLinkLocalUnicast() {
 		return nil, apierrors.NewBadRequest("address not allowed")
 	}
-	return pass(scheme, net.JoinHostPort(ip.String(), port), options.(*corev1.PodProxyOptions).Path, http.DefaultTransport, responder), nil
+	return pass(scheme, net.JoinHostPort(ip.String(), port), options.(*corev1.PodProxyOptions).Path, responder), nil
 }
 
 func firstPort(pod *corev1.Pod) string {
@@ -134,7 +148,7 @@ func (r *serviceProxyREST) Connect(ctx context.Context, id string, options runti
 	if err != nil {
 		return nil, err
 	}
-	return pass(scheme, host, options.(*corev1.ServiceProxyOptions).Path, http.DefaultTransport, responder), nil
+	return pass(scheme, host, options.(*corev1.ServiceProxyOptions).Path, responder), nil
 }
 
 // servicePort gives the name of the service's port that is asked for by name or number.
