@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -25,6 +26,7 @@ type backupCommand struct {
 	namespace string
 	format    string
 	noPKI     bool
+	decrypt   bool
 	config    *genericclioptions.ConfigFlags
 	streams   genericiooptions.IOStreams
 }
@@ -36,11 +38,12 @@ func newBackupCommand(streams genericiooptions.IOStreams, config *genericcliopti
 		Short: "Take a backup of the cluster while it runs",
 		Long: templates.LongDesc(`
 			Take a backup of the cluster while it runs: all objects at one revision, the certificate
-			authority's keys and the server's settings. The file is verified before it gets its name. Keep it
-			as secret as the cluster's own keys. Keys of encryption at rest are not in it.
+			authority's keys, Keelson's keys of encryption at rest and the server's settings. The file is verified
+			before it gets its name. Keep it as secret as the cluster's own keys: it has them.
 
 			With --namespace, only the objects of that namespace. With --format=etcd, all objects as
-			a snapshot that etcdutl snapshot restore takes.
+			a snapshot that etcdutl snapshot restore takes; Secrets in it stay encrypted unless
+			--decrypt is given.
 
 			With --data-dir, of a server that does not run.`),
 		Example: templates.Examples(`
@@ -60,7 +63,8 @@ func newBackupCommand(streams genericiooptions.IOStreams, config *genericcliopti
 	}
 	b.addFlags(cmd.Flags())
 	cmd.Flags().StringVar(&b.format, "format", backup.FormatKeelson, "Format of the file: keelson or etcd")
-	cmd.Flags().BoolVar(&b.noPKI, "no-pki", false, "Leave out the certificate authority's keys and the server's settings")
+	cmd.Flags().BoolVar(&b.noPKI, "no-pki", false, "Leave out the keys of the certificate authority and of encryption at rest, and the server's settings")
+	cmd.Flags().BoolVar(&b.decrypt, "decrypt", false, "With --format=etcd: write in plain what is encrypted at rest")
 	genericNamespace(cmd, &b.namespace)
 	cmd.Flags().Lookup("data-dir").Usage = "Take the backup of this data folder, on which no server runs"
 	cmd.AddCommand(newVerifyCommand(streams))
@@ -96,8 +100,15 @@ func describe(streams genericiooptions.IOStreams, a *backup.Archive) {
 	}
 	fmt.Fprintf(streams.Out, "%s: %s, format %s, revision %d of %s: %d objects, %d files of certificates and settings; whole and right\n",
 		a.Path, what, a.Format, a.Header.Revision, a.Header.Created.Format(time.RFC3339), a.Objects, a.Files)
-	if a.Encrypted > 0 {
-		fmt.Fprintf(streams.ErrOut, "Warning: %d objects are encrypted; only a server with the same encryption keys can read them\n", a.Encrypted)
+	if n := a.Encrypted - a.Sealed; n > 0 {
+		fmt.Fprintf(streams.Out, "%d objects are encrypted; their keys are in the file\n", n)
+	}
+	switch {
+	case a.Sealed > 0 && a.Format == backup.FormatEtcd:
+		fmt.Fprintf(streams.ErrOut, "Warning: %d objects are encrypted. kube-apiserver reads them with --encryption-provider-config and the "+
+			"file encryption/config.yaml of the data folder (or the one that the server was given); keelson backup --format=etcd --decrypt writes them in plain\n", a.Sealed)
+	case a.Sealed > 0:
+		fmt.Fprintf(streams.ErrOut, "Warning: %d objects are encrypted, and their keys are not in the file: only a server with the same keys can read them\n", a.Sealed)
 	}
 	if a.Skipped > 0 {
 		fmt.Fprintf(streams.ErrOut, "Warning: %d keys outside %s were left out\n", a.Skipped, backup.DefaultPrefix)
@@ -107,6 +118,12 @@ func describe(streams genericiooptions.IOStreams, a *backup.Archive) {
 func (b *backupCommand) run(ctx context.Context, path string) error {
 	if b.format != backup.FormatKeelson && b.format != backup.FormatEtcd {
 		return fmt.Errorf("--format %q: must be %s or %s", b.format, backup.FormatKeelson, backup.FormatEtcd)
+	}
+	switch {
+	case b.decrypt && b.format != backup.FormatEtcd:
+		return errors.New("--decrypt goes with --format=etcd; a backup of Keelson has the keys in it")
+	case b.decrypt && (b.noPKI || b.namespace != ""):
+		return errors.New("--decrypt needs the keys, which --no-pki and --namespace leave out")
 	}
 	take := b.online
 	if b.offline {
@@ -120,13 +137,13 @@ func (b *backupCommand) run(ctx context.Context, path string) error {
 		return a.Close()
 	}
 	if b.format == backup.FormatEtcd {
-		b.noPKI = true // it has no place for them
+		b.noPKI = !b.decrypt // it has no place for them
 		native := write
 		write = func(tmp string) error {
 			if err := native(tmp + ".keelson"); err != nil {
 				return err
 			}
-			return backup.ConvertToEtcd(ctx, tmp+".keelson", tmp)
+			return backup.ConvertToEtcd(ctx, tmp+".keelson", tmp, b.decrypt)
 		}
 	}
 	a, err := backup.Create(ctx, path, write)

@@ -30,8 +30,8 @@ func newEncryptionCommand(streams genericiooptions.IOStreams) *cobra.Command {
 			Show and rotate the keys that encrypt Secrets in the store of this server.
 
 			keelson server encrypts Secrets unless it was told --encrypt-secrets=false. The keys
-			are in the folder encryption of the data folder: keep a copy of it apart from the
-			store's backups. With --encryption-provider-config the keys are yours, and these
+			are in the folder encryption of the data folder, and in backups beside the certificate
+			authority's key. With --encryption-provider-config the keys are yours, and these
 			commands have nothing to do.`),
 		Args: cobra.NoArgs,
 		Run:  func(cmd *cobra.Command, _ []string) { _ = cmd.Help() },

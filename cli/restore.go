@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 
 	"github.com/spf13/cobra"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
@@ -13,6 +14,7 @@ import (
 	"k8s.io/kubectl/pkg/util/templates"
 
 	"keelson.dev/keelson/core/backup"
+	"keelson.dev/keelson/core/encryption"
 	"keelson.dev/keelson/core/kernel"
 	"keelson.dev/keelson/core/registry"
 )
@@ -25,6 +27,7 @@ type restoreCommand struct {
 	object    string
 	dryRun    bool
 	keep      bool
+	keys      string
 	whole     backup.RestoreOptions
 	config    *genericclioptions.ConfigFlags
 	streams   genericiooptions.IOStreams
@@ -61,6 +64,7 @@ func newRestoreCommand(streams genericiooptions.IOStreams, config *genericcliopt
 	flags.StringVar(&r.object, "object", "", "Write one object through the API: KIND/NAMESPACE/NAME, or KIND/NAME without a namespace")
 	flags.BoolVar(&r.dryRun, "dry-run", false, "With --namespace or --object: let the server check all and write nothing")
 	flags.BoolVar(&r.keep, "keep-existing", false, "With --namespace or --object: leave objects that exist as they are")
+	flags.StringVar(&r.keys, "encryption-keys", "", "With --namespace or --object: Keelson's encryption/config.yaml, for Secrets in a file without it")
 	flags.BoolVar(&r.whole.Force, "force", false, "Move a cluster that is in the data folder aside")
 	flags.BoolVar(&r.whole.NoPKI, "no-pki", false, "Leave certificates, keys and settings as they are")
 	flags.Uint64Var(&r.whole.Margin, "bump-revision", backup.DefaultMargin, "How far above the backup's revision the store begins")
@@ -73,8 +77,8 @@ func (r *restoreCommand) run(ctx context.Context, path string) (err error) {
 	}
 	partial := r.namespace != "" || r.object != ""
 	switch {
-	case !partial && (r.dryRun || r.keep):
-		return errors.New("--dry-run and --keep-existing go with --namespace or --object")
+	case !partial && (r.dryRun || r.keep || r.keys != ""):
+		return errors.New("--dry-run, --keep-existing and --encryption-keys go with --namespace or --object")
 	case partial && (r.whole.Force || r.whole.NoPKI):
 		return errors.New("--force and --no-pki go with the restoring of a whole cluster, not with --namespace or --object")
 	case r.whole.Margin == 0:
@@ -89,6 +93,15 @@ func (r *restoreCommand) run(ctx context.Context, path string) (err error) {
 		return fmt.Errorf("--format %s: %s has format %s", r.format, path, a.Format)
 	}
 	describe(r.streams, a)
+	if r.keys != "" {
+		data, err := os.ReadFile(r.keys)
+		if err != nil {
+			return fmt.Errorf("--encryption-keys: %w", err)
+		}
+		if a.Keys, err = encryption.NewReader(r.keys, data); err != nil {
+			return fmt.Errorf("--encryption-keys: %w", err)
+		}
+	}
 	if partial {
 		return r.throughAPI(ctx, a)
 	}

@@ -52,17 +52,13 @@ func (s *Server) serveBackup(w http.ResponseWriter, r *http.Request, pki bool) {
 		refuse(apierrors.NewBadRequest(fmt.Sprintf("namespace %q: %s", namespace, wrong[0])))
 		return
 	}
-	var files []*backup.File
+	var files func() ([]*backup.File, error)
 	if pki {
 		if s.config.BackupFiles == nil || namespace != "" {
 			refuse(apierrors.NewBadRequest("certificates and settings are part of backups of whole clusters only; this server has none, or a namespace was named"))
 			return
 		}
-		var err error
-		if files, err = s.config.BackupFiles(); err != nil {
-			refuse(apierrors.NewInternalError(err))
-			return
-		}
+		files = s.config.BackupFiles
 	}
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("Cache-Control", "no-store")

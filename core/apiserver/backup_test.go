@@ -244,7 +244,7 @@ func TestRestoreEtcdSnapshot(t *testing.T) {
 	h := start(t)
 	a := takeBackup(t, h.admin, BackupPath)
 	snapshot := filepath.Join(t.TempDir(), "snapshot.db")
-	if err := backup.ConvertToEtcd(t.Context(), a.Path, snapshot); err != nil {
+	if err := backup.ConvertToEtcd(t.Context(), a.Path, snapshot, false); err != nil {
 		t.Fatal(err)
 	}
 	out, err := backup.Open(t.Context(), snapshot)

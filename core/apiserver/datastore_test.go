@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"keelson.dev/keelson/core/etcd"
 	"keelson.dev/keelson/core/etcd/etcdtest"
@@ -42,7 +43,9 @@ func openTestDatastore(ctx context.Context, dir string) (Datastore, error) {
 	o := DatastoreOptions{Kind: DatastoreBadger}
 	if testEtcd != nil {
 		sum := sha256.Sum256([]byte(dir))
-		o = DatastoreOptions{Kind: DatastoreEtcd, Etcd: etcd.Options{Servers: []string{testEtcd.Endpoint}, Prefix: "/test/" + hex.EncodeToString(sum[:8])}}
+		o = DatastoreOptions{Kind: DatastoreEtcd, Etcd: etcd.Options{
+			Servers: []string{testEtcd.Endpoint}, Prefix: "/test/" + hex.EncodeToString(sum[:8]), CompactionInterval: 5 * time.Minute,
+		}}
 	}
 	return OpenDatastore(ctx, o, filepath.Join(dir, "store"), nil)
 }

@@ -206,9 +206,7 @@ func (s *Server) configure(gc *genericapiserver.Config) error {
 }
 
 func (s *Server) install(gc *genericapiserver.Config, groups []*genericapiserver.APIGroupInfo, tokens *auth.Tokens) error {
-	if err := s.addStoreChecks(gc); err != nil {
-		return err
-	}
+	s.addStoreChecks(gc)
 	gc.AddReadyzChecks(s.readyCheck())
 	if t := s.storage.transformers; t != nil {
 		gc.AddHealthChecks(t)

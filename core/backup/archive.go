@@ -2,7 +2,6 @@ package backup
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +9,7 @@ import (
 	"os"
 	"time"
 
+	"keelson.dev/keelson/core/encryption"
 	"keelson.dev/keelson/core/store"
 )
 
@@ -29,9 +29,12 @@ type Archive struct {
 	Header Header
 	// Objects and Files are their numbers.
 	Objects, Files uint64
-	// Encrypted is the number of objects whose values only the server's encryption
-	// configuration can read.
-	Encrypted uint64
+	// Encrypted is the number of objects that are encrypted, and Sealed of those whose keys
+	// are not in the archive.
+	Encrypted, Sealed uint64
+	// Keys are those of encryption at rest that the archive has, or that the caller puts
+	// there. Never nil.
+	Keys *encryption.Reader
 	// Skipped is the number of keys of an etcd that are no objects of Kubernetes.
 	Skipped int
 
@@ -41,7 +44,7 @@ type Archive struct {
 // Open reads all of the file, whichever its format, and verifies it. Errors about its
 // content are ErrBackup.
 func Open(ctx context.Context, path string) (*Archive, error) {
-	a := &Archive{Path: path}
+	a := &Archive{Path: path, Keys: &encryption.Reader{}}
 	ours, err := isOurs(path)
 	if err != nil {
 		return nil, fmt.Errorf("open backup: %w", err)
@@ -56,10 +59,19 @@ func Open(ctx context.Context, path string) (*Archive, error) {
 		a.Header = Header{Revision: a.etcd.rev, Created: a.etcd.created.UTC().Truncate(time.Second)}
 		a.Skipped = a.etcd.skipped
 	}
-	err = a.Each(ctx, func(*File) error { a.Files++; return nil }, func(o *store.Object) error {
+	err = a.Each(ctx, func(f *File) error { a.Files++; return a.takeKeys(f) }, func(o *store.Object) error {
 		a.Objects++
-		if encrypted(o.Value) {
-			a.Encrypted++
+		if !encryption.Encrypted(o.Value) {
+			return nil
+		}
+		a.Encrypted++
+		_, err := a.Keys.Plain(ctx, o.Value)
+		if errors.Is(err, encryption.ErrNoKey) {
+			a.Sealed++
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("%w: %s: %w", ErrBackup, o.Key, err)
 		}
 		return nil
 	})
@@ -84,8 +96,16 @@ func isOurs(path string) (bool, error) {
 	return n < len(magic) || string(begin) == magic, nil
 }
 
-// encrypted is what the API server puts before a value that it has encrypted.
-func encrypted(value []byte) bool { return bytes.HasPrefix(value, []byte("k8s:enc:")) }
+// takeKeys keeps the keys of encryption at rest; they come before all objects.
+func (a *Archive) takeKeys(f *File) (err error) {
+	if f.Path != keysFile {
+		return nil
+	}
+	if a.Keys, err = encryption.NewReader(f.Path, f.Data); err != nil {
+		return fmt.Errorf("%w: %w", ErrBackup, err)
+	}
+	return nil
+}
 
 // Close gives the file back.
 func (a *Archive) Close() error {

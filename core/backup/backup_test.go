@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -13,6 +14,10 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/storage/value"
+
+	"keelson.dev/keelson/core/encryption"
 	"keelson.dev/keelson/core/store"
 )
 
@@ -53,7 +58,9 @@ func file(t testing.TB, n int) string {
 	t.Helper()
 	m, files := cluster(n)
 	path := filepath.Join(t.TempDir(), "backup")
-	a, err := CreateFrom(t.Context(), path, func(w io.Writer) error { return Write(t.Context(), w, m, files, "") })
+	a, err := CreateFrom(t.Context(), path, func(w io.Writer) error {
+		return Write(t.Context(), w, m, func() ([]*File, error) { return files, nil }, "")
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,7 +110,9 @@ func TestNamespace(t *testing.T) {
 		store.Object{Key: "/registry/secrets/ns1/s", Value: []byte("k8s:enc:aescbc:v1:x:..."), Create: 2, Mod: 2},
 		store.Object{Key: "/registry/secrets/ns2/s", Value: []byte("k8s:enc:aescbc:v1:x:..."), Create: 2, Mod: 2})
 	path := filepath.Join(t.TempDir(), "backup")
-	a, err := CreateFrom(t.Context(), path, func(w io.Writer) error { return Write(t.Context(), w, m, files, "ns1") })
+	a, err := CreateFrom(t.Context(), path, func(w io.Writer) error {
+		return Write(t.Context(), w, m, func() ([]*File, error) { return files, nil }, "ns1")
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -282,7 +291,7 @@ func TestFinish(t *testing.T) {
 func TestEtcdRoundTrip(t *testing.T) {
 	path := file(t, 300)
 	snapshot := filepath.Join(t.TempDir(), "snapshot.db")
-	if err := ConvertToEtcd(t.Context(), path, snapshot); err != nil {
+	if err := ConvertToEtcd(t.Context(), path, snapshot, false); err != nil {
 		t.Fatal(err)
 	}
 	ours, want, _ := readAll(t, path)
@@ -357,4 +366,76 @@ func FuzzEtcdRecord(f *testing.F) {
 		}
 		_, _ = decodeLease(data)
 	})
+}
+
+// TestKeys has encrypted values and their keys in a backup, in one without them, in a snapshot of etcd, and in
+// what is made of them.
+func TestKeys(t *testing.T) {
+	data := t.TempDir()
+	config := encryption.File(filepath.Join(data, encryptionDir))
+	if err := encryption.Ensure(config, true); err != nil {
+		t.Fatal(err)
+	}
+	if err := encryption.WriteProgress(filepath.Dir(config), encryption.Progress{Key: "x"}); err != nil {
+		t.Fatal(err)
+	}
+	transformers, err := encryption.Open(t.Context(), config, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret := `{"kind":"Secret","apiVersion":"v1","metadata":{"name":"s","namespace":"ns1"}}`
+	sealed, err := transformers.TransformerForResource(schema.GroupResource{Resource: "secrets"}).TransformToStorage(t.Context(), []byte(secret), value.DefaultContext(nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, _ := cluster(3)
+	m.objects = append(m.objects, store.Object{Key: "/registry/secrets/ns1/s", Value: sealed, Create: 2, Mod: 15})
+	take := func(name string, files func() ([]*File, error)) *Archive {
+		a, err := CreateFrom(t.Context(), filepath.Join(data, name), func(w io.Writer) error { return Write(t.Context(), w, m, files, "") })
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = a.Close() })
+		return a
+	}
+	with, without := take("with", func() ([]*File, error) { return Files(data) }), take("without", nil)
+	if with.Encrypted != 1 || with.Sealed != 0 || with.Files != 1 || without.Encrypted != 1 || without.Sealed != 1 {
+		t.Errorf("with the keys %+v, without %+v", with, without)
+	}
+	for _, decrypt := range []bool{false, true} {
+		snapshot := filepath.Join(t.TempDir(), "snapshot.db")
+		if err := ConvertToEtcd(t.Context(), with.Path, snapshot, decrypt); err != nil {
+			t.Fatal(err)
+		}
+		out, objects, _ := readAll(t, snapshot)
+		if (out.Sealed == 0) != decrypt || (string(objects[len(objects)-1].Value) == secret) != decrypt {
+			t.Errorf("decrypt=%t: %+v", decrypt, out)
+		}
+	}
+	if err := ConvertToEtcd(t.Context(), without.Path, filepath.Join(data, "plain.db"), true); !errors.Is(err, encryption.ErrNoKey) {
+		t.Errorf("decrypted without keys: %v", err)
+	}
+	// What the keys that are there had written is of the store that goes.
+	for _, a := range []*Archive{with, without} {
+		dir := t.TempDir()
+		own := filepath.Join(dir, encryptionDir)
+		if err := encryption.Ensure(encryption.File(own), true); err != nil {
+			t.Fatal(err)
+		}
+		if err := encryption.WriteProgress(own, encryption.Progress{Key: "x"}); err != nil {
+			t.Fatal(err)
+		}
+		done, err := Restore(t.Context(), a, RestoreOptions{DataDir: dir})
+		if err != nil {
+			t.Fatal(err)
+		}
+		was, _ := os.ReadFile(config)
+		is, err := os.ReadFile(encryption.File(own))
+		if err != nil || (string(is) == string(was)) != (a == with) || (done.Aside != "") != (a == with) {
+			t.Errorf("%s: keys are %q, %v; aside %q", a.Path, is, err, done.Aside)
+		}
+		if p, err := encryption.ReadProgress(own); err != nil || p.Key != "" {
+			t.Errorf("%s: %+v is still noted, %v", a.Path, p, err)
+		}
+	}
 }

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"keelson.dev/keelson/core/encryption"
 	"keelson.dev/keelson/core/store"
 	"keelson.dev/keelson/core/version"
 )
@@ -23,12 +24,19 @@ type Source interface {
 }
 
 // Write takes a backup of what source holds and writes it to w. With a namespace only
-// its objects, and no files.
-func Write(ctx context.Context, w io.Writer, source Source, files []*File, namespace string) error {
+// its objects, and no files. The files are read when the objects' revision is settled,
+// so that keys that were added before are among them; nil means none.
+func Write(ctx context.Context, w io.Writer, source Source, read func() ([]*File, error), namespace string) error {
 	var b *Writer
 	err := source.Dump(ctx, func(rev uint64) (err error) {
+		var files []*File
+		if read != nil && namespace == "" {
+			if files, err = read(); err != nil {
+				return err
+			}
+		}
 		b, err = NewWriter(w, Header{Revision: rev, Created: time.Now().UTC().Truncate(time.Second), Version: version.Git(), Namespace: namespace})
-		for i := 0; err == nil && namespace == "" && i < len(files); i++ {
+		for i := 0; err == nil && i < len(files); i++ {
 			err = b.File(files[i])
 		}
 		return err
@@ -100,10 +108,12 @@ func syncFile(path string) error {
 }
 
 // Files of a data folder that are part of a backup: without the authority's keys a restored
-// cluster knows none of its clients, tokens and nodes.
+// cluster knows none of its clients, tokens and nodes, and without those of encryption none of its Secrets.
 var (
 	settingsFiles = []string{"up.json", "cluster.json"}
 	pkiDir        = "pki"
+	encryptionDir = "encryption"
+	keysFile      = encryption.File(encryptionDir)
 )
 
 // storeDir is where a data folder has the store.
@@ -111,7 +121,8 @@ const storeDir = "store"
 
 // Files reads what of a data folder belongs into a backup besides the store.
 func Files(dataDir string) ([]*File, error) {
-	names := slices.Clone(settingsFiles)
+	// How far the Secrets are written with the first key is of the store that goes on: not in it.
+	names := append(slices.Clone(settingsFiles), filepath.ToSlash(keysFile))
 	entries, err := os.ReadDir(filepath.Join(dataDir, pkiDir))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("read certificates for the backup: %w", err)

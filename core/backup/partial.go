@@ -2,7 +2,6 @@ package backup
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -46,11 +45,16 @@ func (p *Partial) Run(ctx context.Context, a *Archive) error {
 	}
 	var later []*unstructured.Unstructured // those that are in the namespace, once it is there
 	err = a.Each(ctx, func(*File) error { return nil }, func(o *store.Object) error {
+		plain, err := a.Keys.Plain(ctx, o.Value)
+		if err != nil {
+			if p.Namespace != "" && InNamespace(o, p.Namespace) {
+				p.fail(o.Key, err)
+			}
+			return nil
+		}
+		o.Value = plain
 		m, ok := Metadata(o)
 		if !ok {
-			if p.Namespace != "" && InNamespace(o, p.Namespace) {
-				p.fail(o.Key, errors.New("its value is encrypted; only the restore of a whole cluster can bring it back"))
-			}
 			return nil
 		}
 		if !want(&m, o) {

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"keelson.dev/keelson/core/encryption"
 	"keelson.dev/keelson/core/store"
 )
 
@@ -150,7 +151,7 @@ func (o *RestoreOptions) fill(ctx context.Context, a *Archive, dir string, last 
 
 // writeRestored writes a file, if it is one that this release knows.
 func writeRestored(dir string, f *File) error {
-	if parent := path.Dir(f.Path); parent != pkiDir && !slices.Contains(settingsFiles, f.Path) {
+	if parent := path.Dir(f.Path); parent != pkiDir && f.Path != keysFile && !slices.Contains(settingsFiles, f.Path) {
 		return fmt.Errorf("%w: unknown file %s", ErrBackup, f.Path)
 	}
 	target := filepath.Join(dir, filepath.FromSlash(f.Path))
@@ -207,7 +208,8 @@ func Finish(dataDir string) (aside string, err error) {
 			return "", fmt.Errorf("complete restore: %w", err)
 		}
 	}
-	err = errors.Join(syncFile(dataDir), os.RemoveAll(pending), syncFile(dataDir))
+	// The keys that are there now, be they the backup's or those of before, have written nobody knows what.
+	err = errors.Join(encryption.Forget(filepath.Join(dataDir, encryptionDir)), syncFile(dataDir), os.RemoveAll(pending), syncFile(dataDir))
 	if err != nil {
 		return "", fmt.Errorf("complete restore: %w", err)
 	}

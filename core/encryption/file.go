@@ -21,7 +21,7 @@ const keySize = 32
 
 // header tells a reader of the file whose it is.
 const header = `# Kept by Keelson. Everything in the cluster's Secrets can be read with these keys:
-# guard them as the cluster CA's key, and keep a copy apart from the store's backups.
+# guard them as the cluster CA's key. keelson backup has them beside that key.
 # keelson encryption rotate makes a new key.
 `
 

@@ -20,6 +20,16 @@ const (
 // File is the configuration in dir, see Ensure.
 func File(dir string) string { return filepath.Join(dir, fileName) }
 
+// Forget has the server look at all Secrets of the store of dir anew, for a store that
+// took the place of another.
+func Forget(dir string) error {
+	err := os.Remove(filepath.Join(dir, progressName))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
 // Progress says with which key all Secrets were written anew.
 type Progress struct {
 	// Key is the name of the key; empty: none yet. Plain: they were written

@@ -7,22 +7,22 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"k8s.io/apimachinery/pkg/runtime"
-	genericregistry "k8s.io/apiserver/pkg/registry/generic/registry"
 	"k8s.io/apiserver/pkg/server/healthz"
-	"k8s.io/apiserver/pkg/storage"
-	"k8s.io/apiserver/pkg/storage/storagebackend"
-	"k8s.io/apiserver/pkg/storage/storagebackend/factory"
-	"k8s.io/client-go/tools/cache"
+	"k8s.io/apiserver/pkg/storage/etcd3"
 
 	"keelson.dev/keelson/core/store"
 )
@@ -30,6 +30,12 @@ import (
 const (
 	// dialTimeout is how long one try to reach the etcd may take.
 	dialTimeout = 5 * time.Second
+	// healthTimeout is how long a health check may take, and healthFor how long its
+	// answer is given again.
+	healthTimeout = 2 * time.Second
+	healthFor     = time.Second
+	// redialFirst and redialAtMost are the pauses between tries to reach an etcd that is gone.
+	redialFirst, redialAtMost = 250 * time.Millisecond, 2 * time.Second
 	// retryAfter is the pause between tries while the etcd is not there.
 	retryAfter = 2 * time.Second
 	// pageSize is how many keys one request reads.
@@ -43,7 +49,16 @@ type Datastore struct {
 	opts   Options
 	log    *slog.Logger
 	client *clientv3.Client
-	stop   chan struct{} // ends the health checks
+	health health
+
+	begun     sync.Once
+	compactor stoppable // begun with the first resource
+}
+
+// stoppable is upstream's compactor.
+type stoppable interface {
+	etcd3.Compactor
+	Stop()
 }
 
 // Open waits until the etcd answers, and says in the log why it does not. It returns an error at once when
@@ -55,7 +70,7 @@ func Open(ctx context.Context, o Options) (*Datastore, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	d := &Datastore{opts: o, log: o.Log, stop: make(chan struct{})}
+	d := &Datastore{opts: o, log: o.Log}
 	var err error
 	if d.client, err = newClient(&o); err != nil {
 		return nil, err
@@ -95,11 +110,23 @@ func newClient(o *Options) (*clientv3.Client, error) {
 	c, err := clientv3.New(clientv3.Config{
 		Endpoints: o.Servers, DialTimeout: dialTimeout, DialKeepAliveTime: 30 * time.Second, DialKeepAliveTimeout: 10 * time.Second,
 		TLS: secure, Logger: zap.NewNop(), MaxCallRecvMsgSize: maxMessage,
+		DialOptions: []grpc.DialOption{
+			grpc.WithConnectParams(grpc.ConnectParams{
+				Backoff: backoff.Config{BaseDelay: redialFirst, Multiplier: 1.6, Jitter: 0.2, MaxDelay: redialAtMost}, MinConnectTimeout: dialTimeout,
+			}),
+			grpc.WithChainUnaryInterceptor(failFast),
+		},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("etcd client: %w", err)
 	}
 	return c, nil
+}
+
+// failFast has a request that finds no etcd end, after the client's repetitions of some seconds, instead of
+// waiting for it as long as the request lives.
+func failFast(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	return invoke(ctx, method, req, reply, cc, append(slices.Clip(opts), grpc.WaitForReady(false))...)
 }
 
 // ping asks for a key as the registry would, so that missing rights show.
@@ -123,40 +150,40 @@ func final(err error) bool {
 	}
 }
 
-// Close ends the connection of Dump, Load and the checks. Resources' storages are ended by their
-// own destroy functions.
+// Close ends the connection, which resources' storages use too: their destroy functions come
+// before it.
 func (d *Datastore) Close() error {
-	close(d.stop)
+	if d.compactor != nil {
+		d.compactor.Stop()
+	}
 	return d.client.Close()
 }
 
-// NewStorage opens the storage of one resource; it has the form of generic.StorageDecorator.
-func (d *Datastore) NewStorage(config *storagebackend.ConfigForResource, resourcePrefix string, keyFunc func(runtime.Object) (string, error),
-	newFunc, newListFunc func() runtime.Object, attrs storage.AttrFunc, triggers storage.IndexerFuncs, indexers *cache.Indexers,
-) (storage.Interface, factory.DestroyFunc, error) {
-	c := *config
-	c.Type = storagebackend.StorageTypeETCD3
-	c.Prefix = d.opts.prefix()
-	c.Transport = d.opts.transport()
-	c.CompactionInterval = d.opts.CompactionInterval
-	return genericregistry.StorageWithCacher()(&c, resourcePrefix, keyFunc, newFunc, newListFunc, attrs, triggers, indexers)
+// HealthChecks are those that upstream's server calls etcd and etcd-readiness. They ask
+// the etcd together, and wait up to two seconds.
+func (d *Datastore) HealthChecks() (health, ready healthz.HealthChecker) {
+	check := func(*http.Request) error { return d.health.check(d.ping) }
+	return healthz.NamedCheck("etcd", check), healthz.NamedCheck("etcd-readiness", check)
 }
 
-// HealthChecks are what upstream's server calls etcd (livez and readyz) and
-// etcd-readiness (readyz only).
-func (d *Datastore) HealthChecks() (live, ready healthz.HealthChecker, err error) {
-	c := storagebackend.NewDefaultConfig(d.opts.prefix(), nil)
-	c.Type, c.Transport = storagebackend.StorageTypeETCD3, d.opts.transport()
-	alive, err := factory.CreateHealthCheck(*c, d.stop)
-	if err != nil {
-		return nil, nil, fmt.Errorf("check of etcd: %w", err)
+// health remembers how the etcd was a moment ago.
+type health struct {
+	mu  sync.Mutex // held while the etcd is asked: who comes meanwhile gets that answer
+	at  time.Time
+	err error
+}
+
+func (h *health) check(ping func(context.Context) error) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if time.Since(h.at) < healthFor {
+		return h.err
 	}
-	able, err := factory.CreateReadyCheck(*c, d.stop)
-	if err != nil {
-		return nil, nil, fmt.Errorf("check of etcd: %w", err)
-	}
-	return healthz.NamedCheck("etcd", func(*http.Request) error { return alive() }),
-		healthz.NamedCheck("etcd-readiness", func(*http.Request) error { return able() }), nil
+	ctx, cancel := context.WithTimeout(context.Background(), healthTimeout)
+	defer cancel()
+	h.err = ping(ctx)
+	h.at = time.Now()
+	return h.err
 }
 
 // Dump calls begin with the revision that is dumped, then each for all objects in order
@@ -213,9 +240,15 @@ func (d *Datastore) expiry(ctx context.Context, id int64, known map[int64]int64)
 	return known[id], nil
 }
 
+// compactedKey is where API servers, upstream's and this, tell each other what is compacted.
+const compactedKey = "compact_rev_key"
+
 // Compact drops all history up to now.
 func (d *Datastore) Compact(ctx context.Context) error {
 	rev, err := d.Revision(ctx)
+	if err == nil {
+		_, err = d.client.Put(ctx, compactedKey, strconv.FormatUint(rev, 10))
+	}
 	if err == nil {
 		_, err = d.client.Compact(ctx, int64(rev))
 	}

@@ -8,8 +8,6 @@ import (
 	"os"
 	"strings"
 	"time"
-
-	"k8s.io/apiserver/pkg/storage/storagebackend"
 )
 
 // DefaultPrefix is below what Kubernetes keeps its objects.
@@ -73,10 +71,4 @@ func (o *Options) prefix() string {
 		return DefaultPrefix
 	}
 	return "/" + strings.Trim(o.Prefix, "/")
-}
-
-func (o *Options) transport() storagebackend.TransportConfig {
-	t := storagebackend.NewDefaultConfig("", nil).Transport
-	t.ServerList, t.TrustedCAFile, t.CertFile, t.KeyFile = o.Servers, o.CAFile, o.CertFile, o.KeyFile
-	return t
 }

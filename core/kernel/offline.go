@@ -30,12 +30,9 @@ func BackupOffline(ctx context.Context, dataDir string, w io.Writer, namespace s
 	if _, err := os.Stat(dir); err != nil {
 		return fmt.Errorf("--data-dir %s holds no store: %w", dataDir, err)
 	}
-	var files []*backup.File
+	var files func() ([]*backup.File, error)
 	if pki {
-		var err error
-		if files, err = backup.Files(dataDir); err != nil {
-			return err
-		}
+		files = func() ([]*backup.File, error) { return backup.Files(dataDir) }
 	}
 	db, err := store.Open(ctx, store.Options{Dir: dir})
 	if err != nil {
