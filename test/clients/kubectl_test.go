@@ -39,6 +39,7 @@ var topics = []struct {
 const shortTopics = 3
 
 func TestKubectl(t *testing.T) {
+	t.Parallel()
 	s := harness.Start(t)
 	s.Nodes(t, "machine-a", "built-in-a", "machine-b", "built-in-b", "spare")
 	s.Run(t, controllers.Plugin, `{}`)
