@@ -1,11 +1,8 @@
 package apps
 
 import (
-	"fmt"
-
 	appsv1 "k8s.io/api/apps/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/registry/rest"
@@ -46,10 +43,6 @@ var replicaSets = &resource.Definition[*appsv1.ReplicaSet]{
 	Spec:             func(r *appsv1.ReplicaSet) any { return &r.Spec },
 	Status:           func(r *appsv1.ReplicaSet) any { return &r.Status },
 	KeepStatusLabels: true,
-	Labels:           []string{"status.replicas"},
-	Fields: func(r *appsv1.ReplicaSet) fields.Set {
-		return fields.Set{"status.replicas": fmt.Sprint(r.Status.Replicas)}
-	},
 	Columns: append([]metav1.TableColumnDefinition{
 		resource.NameColumn,
 		resource.Column("Desired", "integer", "How many pods are wanted."),

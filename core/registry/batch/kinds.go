@@ -52,6 +52,7 @@ var jobs = &resource.Definition[*batchv1.Job]{
 	Status:            func(j *batchv1.Job) any { return &j.Status },
 	GarbageCollection: "OrphanDependents",
 	Labels:            []string{"status.successful"},
+	LabelFault:        "field label %q not supported for Job",
 	Fields: func(j *batchv1.Job) fields.Set {
 		return fields.Set{"status.successful": fmt.Sprint(j.Status.Succeeded)}
 	},

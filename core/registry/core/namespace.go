@@ -36,9 +36,9 @@ var namespaces = &resource.Definition[*corev1.Namespace]{
 	Status:         func(ns *corev1.Namespace) any { return &ns.Status },
 	PrepareStatus:  func(_ context.Context, ns, old *corev1.Namespace) { ns.Spec = old.Spec },
 	ValidateStatus: validateNamespaceStatus,
-	Labels:         []string{"status.phase", "name"},
+	Labels:         []string{"status.phase"},
 	Fields: func(ns *corev1.Namespace) fields.Set {
-		return fields.Set{"status.phase": string(ns.Status.Phase), "name": ns.Name}
+		return fields.Set{"status.phase": string(ns.Status.Phase)}
 	},
 	Columns: []metav1.TableColumnDefinition{
 		resource.NameColumn,

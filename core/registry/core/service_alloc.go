@@ -6,12 +6,15 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
 	genericregistry "k8s.io/apiserver/pkg/registry/generic/registry"
 	"k8s.io/apiserver/pkg/storage/names"
 	"k8s.io/apiserver/pkg/util/dryrun"
@@ -25,19 +28,19 @@ import (
 // lets one creator win, and the claim lasts. Node ports are bits of one stored
 // object, changed by compare and swap. A claim is made before the service is
 // written and given back when that fails; what a crash leaves behind is given
-// back by repair, before the first claim of the next life.
+// back by repair. Several servers may share the store: nothing here counts on
+// a lock of this process.
 type allocator struct {
 	env   *resource.Env
 	store *resource.Store
 	ports *portRange
 
-	// ending is held for reading by claims, and for writing by whoever decides that a range is not needed.
-	ending sync.RWMutex
 	// releasing has the addresses that this allocator gives back at the moment.
 	releasing sync.Map
 
-	mu       sync.Mutex // guards repaired
-	repaired bool
+	due      atomic.Int64 // when to repair next, in Unix nanoseconds; zero before the first time
+	mu       sync.Mutex   // held while repairing; guards suspects
+	suspects []byte       // the node ports that no service had the last time
 }
 
 func newAllocator(env *resource.Env, store *resource.Store) *allocator {
@@ -46,13 +49,14 @@ func newAllocator(env *resource.Env, store *resource.Store) *allocator {
 
 // undo is what to take back when a write fails, or what it made superfluous when it succeeds.
 type undo struct {
+	owner types.NamespacedName
 	ips   []string
 	ports []int32
 }
 
 func (a *allocator) release(ctx context.Context, u undo) {
 	for _, ip := range u.ips {
-		a.releaseIP(ctx, ip)
+		a.releaseIP(ctx, u.owner, ip)
 	}
 	if len(u.ports) > 0 {
 		a.ports.release(ctx, u.ports)
@@ -91,6 +95,7 @@ func (a *allocator) beginUpdate(ctx context.Context, obj, old runtime.Object, op
 		return nil, err
 	}
 	superfluous := difference(before, s)
+	superfluous.owner = ownerOf(ctx, before)
 	return func(ctx context.Context, success bool) {
 		ctx = context.WithoutCancel(ctx)
 		switch {
@@ -109,7 +114,17 @@ func (a *allocator) afterDelete(obj runtime.Object, options *metav1.DeleteOption
 	}
 	s := obj.(*corev1.Service)
 	// The store hands no context to this hook; the release has to happen in any case.
-	a.release(context.Background(), undo{ips: addresses(s), ports: nodePorts(s)})
+	ctx := context.Background()
+	a.release(ctx, undo{owner: ownerOf(ctx, s), ips: addresses(s), ports: nodePorts(s)})
+}
+
+// ownerOf names a service, also one that has its namespace from the request only.
+func ownerOf(ctx context.Context, s *corev1.Service) types.NamespacedName {
+	namespace := s.Namespace
+	if namespace == "" {
+		namespace = genericapirequest.NamespaceValue(ctx)
+	}
+	return types.NamespacedName{Namespace: namespace, Name: s.Name}
 }
 
 // addresses are the cluster IPs of a service, none if it is headless.
@@ -225,7 +240,7 @@ func (a *allocator) allocate(ctx context.Context, s, old *corev1.Service, dry bo
 	if errs := a.setFamilies(s); len(errs) > 0 {
 		return undo{}, invalidService(s, errs)
 	}
-	var claimed undo
+	claimed := undo{owner: ownerOf(ctx, s)}
 	fail := func(err error) (undo, error) {
 		a.release(context.WithoutCancel(ctx), claimed)
 		return undo{}, err

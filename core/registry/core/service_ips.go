@@ -3,16 +3,18 @@ package core
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/rest"
@@ -25,9 +27,6 @@ const (
 	ipManager = "ipallocator.k8s.io"
 	// randomTries is how often a random address is tried before all are looked through.
 	randomTries = 32
-	// youngClaim is how old a claim without a service must be to be called left over:
-	// another server may be about to write the service.
-	youngClaim = time.Minute
 )
 
 func (a *allocator) ipStore() *resource.Store {
@@ -41,8 +40,6 @@ func (a *allocator) claimIPs(ctx context.Context, s, old *corev1.Service, dry bo
 	if old != nil {
 		had = addresses(old)
 	}
-	a.ending.RLock()
-	defer a.ending.RUnlock()
 	ips := slices.Clone(s.Spec.ClusterIPs)
 	if len(ips) > len(s.Spec.IPFamilies) { // fewer families than before: the second address goes
 		ips = ips[:len(s.Spec.IPFamilies)]
@@ -86,10 +83,16 @@ func (a *allocator) claimWanted(ctx context.Context, s *corev1.Service, ip strin
 	if err != nil {
 		return apierrors.NewInternalError(err)
 	}
-	if !slices.ContainsFunc(ranges, func(p netip.Prefix) bool { return holds(p, addr) }) {
+	outside := func() error {
 		return invalidService(s, field.ErrorList{field.Invalid(field.NewPath("spec", "clusterIPs"), s.Spec.ClusterIPs, fmt.Sprintf("failed to allocate IP %s: the provided IP (%s) is not in the valid range. The range of valid IPs is %s", ip, ip, rangesText(ranges)))})
 	}
-	err = a.claimIP(ctx, s, addr, dry)
+	if !slices.ContainsFunc(ranges, func(p netip.Prefix) bool { return holds(p, addr) }) {
+		return outside()
+	}
+	err = a.claimKept(ctx, s, addr, dry)
+	if errors.Is(err, errRangeEnded) {
+		return outside()
+	}
 	if apierrors.IsAlreadyExists(err) {
 		return invalidService(s, field.ErrorList{field.Invalid(field.NewPath("spec", "clusterIPs"), s.Spec.ClusterIPs, fmt.Sprintf("failed to allocate IP %s: provided IP is already allocated", ip))})
 	}
@@ -103,7 +106,11 @@ func (a *allocator) claimAny(ctx context.Context, s *corev1.Service, f corev1.IP
 		return "", apierrors.NewInternalError(err)
 	}
 	for _, cidr := range ranges {
-		if ip, err := a.claimIn(ctx, s, cidr, dry); ip != "" || err != nil {
+		ip, err := a.claimIn(ctx, s, cidr, dry)
+		if errors.Is(err, errRangeEnded) {
+			continue
+		}
+		if ip != "" || err != nil {
 			return ip, err
 		}
 	}
@@ -117,7 +124,7 @@ func (a *allocator) claimIn(ctx context.Context, s *corev1.Service, cidr netip.P
 	low := staticPart(size)
 	try := func(offset uint64) (string, bool, error) {
 		addr := addOffset(cidr.Masked().Addr(), offset)
-		err := a.claimIP(ctx, s, addr, dry)
+		err := a.claimKept(ctx, s, addr, dry)
 		if apierrors.IsAlreadyExists(err) {
 			return "", false, nil
 		}
@@ -147,17 +154,37 @@ func (a *allocator) claimIn(ctx context.Context, s *corev1.Service, cidr netip.P
 	return "", nil
 }
 
+// errRangeEnded says that the range of an address went while the address was claimed.
+var errRangeEnded = errors.New("the range ends")
+
+// claimKept is claimIP, and a look whether the address' range is still there:
+// who lets a range go marks it first and looks for addresses then, so either
+// that look finds the claim, or this one the mark.
+func (a *allocator) claimKept(ctx context.Context, s *corev1.Service, addr netip.Addr, dry bool) error {
+	if err := a.claimIP(ctx, s, addr, dry); err != nil {
+		return err
+	}
+	if dry || slices.ContainsFunc(a.env.ServiceCIDRs, func(p netip.Prefix) bool { return p.Contains(addr) }) {
+		return nil // the server's own ranges stay
+	}
+	ranges, err := a.ranges(ctx, family(addr))
+	if err == nil && slices.ContainsFunc(ranges, func(p netip.Prefix) bool { return p.Contains(addr) }) {
+		return nil
+	}
+	a.releaseIP(context.WithoutCancel(ctx), ownerOf(ctx, s), addr.String())
+	if err != nil {
+		return apierrors.NewInternalError(err)
+	}
+	return errRangeEnded
+}
+
 // claimIP creates the object that says who has the address.
 func (a *allocator) claimIP(ctx context.Context, s *corev1.Service, addr netip.Addr, dry bool) error {
-	f := string(family(addr))
-	namespace := s.Namespace
-	if namespace == "" {
-		namespace = genericapirequest.NamespaceValue(ctx)
-	}
+	f, owner := string(family(addr)), ownerOf(ctx, s)
 	claim := &networkingv1.IPAddress{
 		ObjectMeta: metav1.ObjectMeta{Name: addr.String(), Labels: map[string]string{
 			networkingv1.LabelIPAddressFamily: f, networkingv1.LabelManagedBy: ipManager}},
-		Spec: networkingv1.IPAddressSpec{ParentRef: &networkingv1.ParentReference{Resource: "services", Namespace: namespace, Name: s.Name}},
+		Spec: networkingv1.IPAddressSpec{ParentRef: &networkingv1.ParentReference{Resource: "services", Namespace: owner.Namespace, Name: owner.Name}},
 	}
 	options := &metav1.CreateOptions{}
 	if dry {
@@ -167,11 +194,32 @@ func (a *allocator) claimIP(ctx context.Context, s *corev1.Service, addr netip.A
 	return err
 }
 
-func (a *allocator) releaseIP(ctx context.Context, ip string) {
+// errNotOwner ends the release of an address that somebody else has.
+var errNotOwner = errors.New("the address belongs to another object")
+
+// releaseIP gives an address of a service back.
+func (a *allocator) releaseIP(ctx context.Context, owner types.NamespacedName, ip string) {
+	a.dropClaim(ctx, ip, func(c *networkingv1.IPAddress) bool { return refersTo(c, owner) })
+}
+
+// dropClaim deletes a claim if it is as it should be at that moment.
+func (a *allocator) dropClaim(ctx context.Context, ip string, still func(*networkingv1.IPAddress) bool) {
 	a.releasing.Store(ip, true)
 	defer a.releasing.Delete(ip)
+	check := func(_ context.Context, obj runtime.Object) error {
+		if c, ok := obj.(*networkingv1.IPAddress); !ok || !still(c) {
+			return errNotOwner
+		}
+		return nil
+	}
 	// What cannot be released now is left for repair.
-	_, _, _ = a.ipStore().Delete(clusterWide(ctx), ip, rest.ValidateAllObjectFunc, &metav1.DeleteOptions{})
+	_, _, _ = a.ipStore().Delete(clusterWide(ctx), ip, check, &metav1.DeleteOptions{})
+}
+
+// refersTo says whether a claim is one of the service.
+func refersTo(c *networkingv1.IPAddress, owner types.NamespacedName) bool {
+	ref := c.Spec.ParentRef
+	return ref != nil && ref.Group == "" && ref.Resource == "services" && ref.Namespace == owner.Namespace && ref.Name == owner.Name
 }
 
 func (a *allocator) usedIPs(ctx context.Context) (map[netip.Addr]bool, error) {
@@ -188,61 +236,13 @@ func (a *allocator) usedIPs(ctx context.Context) (map[netip.Addr]bool, error) {
 	return used, nil
 }
 
-// repair gives back, once, what no service has, and claims what services have unclaimed.
-func (a *allocator) repair(ctx context.Context) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.repaired {
-		return nil
-	}
-	ctx = clusterWide(context.WithoutCancel(ctx))
-	obj, err := a.store.List(ctx, nil)
-	if err != nil {
-		return fmt.Errorf("list services: %w", err)
-	}
-	all := obj.(*corev1.ServiceList).Items
-	claims, err := a.ipStore().List(ctx, nil)
-	if err != nil {
-		return fmt.Errorf("list addresses: %w", err)
-	}
-	claimed := map[string]bool{}
-	owned := map[string]bool{}
-	for i := range all {
-		for _, ip := range addresses(&all[i]) {
-			owned[ip] = true
-		}
-	}
-	for _, c := range claims.(*networkingv1.IPAddressList).Items {
-		claimed[c.Name] = true
-		if !owned[c.Name] && c.Labels[networkingv1.LabelManagedBy] == ipManager && time.Since(c.CreationTimestamp.Time) > youngClaim {
-			a.releaseIP(ctx, c.Name)
-		}
-	}
-	for i := range all {
-		for _, ip := range addresses(&all[i]) {
-			addr, err := netip.ParseAddr(ip)
-			if claimed[ip] || err != nil {
-				continue
-			}
-			if err := a.claimIP(ctx, &all[i], addr, false); err != nil && !apierrors.IsAlreadyExists(err) {
-				return fmt.Errorf("claim address %s of service %s/%s: %w", ip, all[i].Namespace, all[i].Name, err)
-			}
-			a.tell(ctx, &all[i], "ClusterIPNotAllocated", fmt.Sprintf("Cluster IP [%s]: %s is not allocated; repairing", family(addr), addr))
-		}
-	}
-	if err := a.ports.repair(ctx, all); err != nil {
-		return err
-	}
-	if err := a.finishRanges(ctx); err != nil {
-		return err
-	}
-	a.repaired = true
-	return nil
-}
-
 // clusterWide gives a context in which a cluster-scoped or every namespace's resource is meant.
 func clusterWide(ctx context.Context) context.Context {
 	return genericapirequest.WithNamespace(ctx, "")
+}
+
+func inNamespace(ctx context.Context, namespace string) context.Context {
+	return genericapirequest.WithNamespace(ctx, namespace)
 }
 
 // rangeSize is how many addresses can be given out, counting the network's

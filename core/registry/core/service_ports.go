@@ -232,17 +232,29 @@ func (r *portRange) release(ctx context.Context, ports []int32) {
 	})
 }
 
-// repair sets the bits to what the services have.
-func (r *portRange) repair(ctx context.Context, all []corev1.Service) error {
-	return r.update(ctx, func(bits []byte) error {
-		clear(bits)
+// repair takes the ports that services have, and gives back those suspects that
+// no service has. It gives the new suspects: ports that no service has, but that
+// may be about to be written.
+func (r *portRange) repair(ctx context.Context, all []corev1.Service, suspects []byte) ([]byte, error) {
+	var unowned []byte
+	err := r.update(ctx, func(bits []byte) error {
+		owned := make([]byte, len(bits))
 		for i := range all {
 			for _, p := range nodePorts(&all[i]) {
 				if r.inRange(p) {
-					r.take(bits, p)
+					r.take(owned, p)
 				}
 			}
 		}
+		unowned = make([]byte, len(bits))
+		for i := range bits {
+			if len(suspects) == len(bits) {
+				bits[i] &^= suspects[i] &^ owned[i]
+			}
+			bits[i] |= owned[i]
+			unowned[i] = bits[i] &^ owned[i]
+		}
 		return nil
 	})
+	return unowned, err
 }

@@ -13,7 +13,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/apiserver/pkg/storage"
 
@@ -84,11 +83,6 @@ func rangesText(all []netip.Prefix) string {
 func (a *allocator) finishRanges(ctx context.Context) error {
 	objects, err := a.serviceCIDRs(ctx)
 	if err != nil || !slices.ContainsFunc(objects, func(c networkingv1.ServiceCIDR) bool { return c.DeletionTimestamp != nil }) {
-		return err
-	}
-	a.ending.Lock() // no claim is between its look at the ranges and its address
-	defer a.ending.Unlock()
-	if objects, err = a.serviceCIDRs(ctx); err != nil {
 		return err
 	}
 	used, err := a.usedIPs(ctx)
@@ -174,12 +168,8 @@ func (a *allocator) reclaim(ctx context.Context, address *networkingv1.IPAddress
 	if ref == nil || ref.Group != "" || ref.Resource != "services" {
 		return
 	}
-	obj, err := a.store.Get(genericapirequest.WithNamespace(ctx, ref.Namespace), ref.Name, &metav1.GetOptions{})
-	if err != nil {
-		return // the service is gone, and its address with it
-	}
-	s, ok := obj.(*corev1.Service)
-	if !ok || s.DeletionTimestamp != nil || !slices.Contains(addresses(s), address.Name) {
+	s, err := a.service(ctx, ref.Namespace, ref.Name)
+	if err != nil || s.DeletionTimestamp != nil || !slices.Contains(addresses(s), address.Name) {
 		return
 	}
 	addr, err := netip.ParseAddr(address.Name)
@@ -193,12 +183,20 @@ func (a *allocator) reclaim(ctx context.Context, address *networkingv1.IPAddress
 
 // tell writes an event about a service. It is news only: a failure costs nothing.
 func (a *allocator) tell(ctx context.Context, s *corev1.Service, reason, message string) {
+	a.tellOf(ctx, corev1.ObjectReference{APIVersion: "v1", Kind: "Service", Namespace: s.Namespace, Name: s.Name, UID: s.UID, ResourceVersion: s.ResourceVersion}, reason, message)
+}
+
+func (a *allocator) tellOf(ctx context.Context, about corev1.ObjectReference, reason, message string) {
 	now := metav1.Now()
+	namespace := about.Namespace
+	if namespace == "" {
+		namespace = metav1.NamespaceDefault
+	}
 	event := &corev1.Event{
-		ObjectMeta:     metav1.ObjectMeta{Name: fmt.Sprintf("%s.%x", s.Name, now.UnixNano()), Namespace: s.Namespace},
-		InvolvedObject: corev1.ObjectReference{APIVersion: "v1", Kind: "Service", Namespace: s.Namespace, Name: s.Name, UID: s.UID, ResourceVersion: s.ResourceVersion},
+		ObjectMeta:     metav1.ObjectMeta{Name: fmt.Sprintf("%s.%x", about.Name, now.UnixNano()), Namespace: namespace},
+		InvolvedObject: about,
 		Reason:         reason, Message: message, Type: corev1.EventTypeWarning, Source: corev1.EventSource{Component: "ipallocator-repair-controller"},
 		FirstTimestamp: now, LastTimestamp: now, Count: 1,
 	}
-	_, _ = a.env.Store("", "events").Create(genericapirequest.WithNamespace(ctx, s.Namespace), event, rest.ValidateAllObjectFunc, &metav1.CreateOptions{})
+	_, _ = a.env.Store("", "events").Create(inNamespace(ctx, namespace), event, rest.ValidateAllObjectFunc, &metav1.CreateOptions{})
 }

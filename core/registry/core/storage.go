@@ -7,7 +7,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -58,8 +57,6 @@ var persistentVolumes = &resource.Definition[*corev1.PersistentVolume]{
 		}
 		return nil
 	},
-	Labels: []string{"name"},
-	Fields: func(pv *corev1.PersistentVolume) fields.Set { return fields.Set{"name": pv.Name} },
 	Columns: []metav1.TableColumnDefinition{
 		resource.NameColumn,
 		resource.Column("Capacity", "string", "How much it holds."),
@@ -112,8 +109,6 @@ var persistentVolumeClaims = &resource.Definition[*corev1.PersistentVolumeClaim]
 	},
 	PrepareCreate:  func(_ context.Context, c *corev1.PersistentVolumeClaim) { sameSource(&c.Spec) },
 	ValidateUpdate: validateClaimUpdate,
-	Labels:         []string{"name"},
-	Fields:         func(c *corev1.PersistentVolumeClaim) fields.Set { return fields.Set{"name": c.Name} },
 	Columns: []metav1.TableColumnDefinition{
 		resource.NameColumn,
 		resource.Column("Status", "string", "Its phase."),

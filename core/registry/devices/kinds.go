@@ -179,7 +179,8 @@ var slices = &resource.Definition[*resourcev1.ResourceSlice]{
 		errs = append(errs, apivalidation.ValidateImmutableField(s.Spec.Pool.Name, old.Spec.Pool.Name, spec.Child("pool", "name"))...)
 		return append(errs, apivalidation.ValidateImmutableField(s.Spec.NodeName, old.Spec.NodeName, spec.Child("nodeName"))...)
 	},
-	Labels: []string{resourcev1.ResourceSliceSelectorNodeName, resourcev1.ResourceSliceSelectorDriver},
+	Labels:     []string{resourcev1.ResourceSliceSelectorNodeName, resourcev1.ResourceSliceSelectorDriver},
+	LabelFault: "field label not supported for resource.k8s.io/v1, Kind=ResourceSlice: %s",
 	Fields: func(s *resourcev1.ResourceSlice) fields.Set {
 		return fields.Set{resourcev1.ResourceSliceSelectorNodeName: nodeName(s), resourcev1.ResourceSliceSelectorDriver: s.Spec.Driver}
 	},

@@ -8,7 +8,6 @@ import (
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -55,13 +54,6 @@ var ipAddresses = &resource.Definition[*networkingv1.IPAddress]{
 			}
 		}
 		return nil
-	},
-	Labels: []string{"parentRef.resource"},
-	Fields: func(a *networkingv1.IPAddress) fields.Set {
-		if a.Spec.ParentRef == nil {
-			return nil
-		}
-		return fields.Set{"parentRef.resource": a.Spec.ParentRef.Resource}
 	},
 	Columns: []metav1.TableColumnDefinition{resource.NameColumn, resource.Column("ParentRef", "string", "Who has the address."), resource.AgeColumn},
 	Row: func(a *networkingv1.IPAddress) []any {

@@ -91,6 +91,8 @@ type Definition[T Object] struct {
 	// in selectors but have the value of another label (aliases).
 	Labels []string
 	Fields func(T) fields.Set
+	// LabelFault is the message, with a verb for the label, when another is asked for. Default: upstream's for most kinds.
+	LabelFault string
 	// Indexed are those of the labels to keep an index of.
 	Indexed []string
 	// IndexedValue gives the one field of Indexed without the others of Fields:
@@ -133,6 +135,13 @@ func (d *Definition[T]) AddToScheme(s *runtime.Scheme) error {
 
 // AddFieldLabels registers the selectable fields for a version of the kind.
 func (d *Definition[T]) AddFieldLabels(s *runtime.Scheme, gv schema.GroupVersion) error {
+	if len(d.Labels) == 0 {
+		return nil // the scheme's own rule: name and namespace
+	}
+	fault := d.LabelFault
+	if fault == "" {
+		fault = "field label not supported: %s"
+	}
 	known := map[string]bool{"metadata.name": true}
 	if !d.ClusterScoped {
 		known["metadata.namespace"] = true
@@ -144,7 +153,7 @@ func (d *Definition[T]) AddFieldLabels(s *runtime.Scheme, gv schema.GroupVersion
 		if known[label] {
 			return label, value, nil
 		}
-		return "", "", fmt.Errorf("field label not supported: %s", label)
+		return "", "", fmt.Errorf(fault, label)
 	})
 }
 
