@@ -56,7 +56,7 @@ type guard struct{ env *resource.Env }
 // check refuses an object that would give its writer, or others, what the writer does not have.
 func (g guard) check(ctx context.Context, obj, old runtime.Object) error {
 	u, ok := genericapirequest.UserFrom(ctx)
-	if g.env.Roles == nil || g.env.Authorizer == nil || !ok { // the server itself
+	if !ok { // the server itself
 		return nil
 	}
 	namespace := genericapirequest.NamespaceValue(ctx)
@@ -122,8 +122,8 @@ func (g guard) binding(ctx context.Context, u user.Info, plural, name, namespace
 	case *rbacv1.ClusterRole:
 		rules = o.Rules
 		if o.AggregationRule != nil { // the object may be behind what the role holds
-			if now, err := g.env.Roles.RulesOf(ctx, ref, namespace); err == nil {
-				rules = now
+			if rules, err = g.rulesOf(ctx, ref, namespace); err != nil {
+				return apierrors.NewForbidden(rbacv1.Resource(plural), name, err)
 			}
 		}
 	}
@@ -133,9 +133,22 @@ func (g guard) binding(ctx context.Context, u user.Info, plural, name, namespace
 	return nil
 }
 
+// errNoRoles is the answer of a registry that was given nobody to ask.
+var errNoRoles = errors.New("what its writer may do is not known: the server has no resolver of roles")
+
+func (g guard) rulesOf(ctx context.Context, ref rbacv1.RoleRef, namespace string) ([]rbacv1.PolicyRule, error) {
+	if g.env.Roles == nil {
+		return nil, errNoRoles
+	}
+	return g.env.Roles.RulesOf(ctx, ref, namespace)
+}
+
 // covers says no, in the wording of Kubernetes, if rules go beyond what the user
 // holds.
 func (g guard) covers(ctx context.Context, u user.Info, namespace string, rules []rbacv1.PolicyRule) error {
+	if g.env.Roles == nil {
+		return errNoRoles
+	}
 	held, err := g.env.Roles.Rules(ctx, u, namespace)
 	covered, missing := rbacvalidation.Covers(held, rules)
 	if covered {
@@ -192,6 +205,9 @@ func inOneLine(r rbacv1.PolicyRule) string {
 }
 
 func (g guard) may(ctx context.Context, a authorizer.AttributesRecord) bool {
+	if g.env.Authorizer == nil {
+		return false
+	}
 	decision, _, err := g.env.Authorizer.Authorize(ctx, a)
 	return err == nil && decision == authorizer.DecisionAllow
 }

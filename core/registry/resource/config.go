@@ -70,7 +70,7 @@ type Config struct {
 	// Authorizer answers access reviews. Without it the reviews are not served.
 	Authorizer authorizer.Authorizer
 	// Roles, with Authorizer, keeps users from giving away rights that they do not
-	// have. Without it nobody is kept from it.
+	// have. Without it nobody but who may escalate or bind can write roles and bindings.
 	Roles RoleResolver
 	// Authenticator answers token reviews. Without it they are not served.
 	Authenticator authenticator.Token
