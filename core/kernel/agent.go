@@ -97,19 +97,19 @@ func CreateJoinFile(dataDir string, node Node, builtins []Builtin, path string) 
 		return err
 	}
 	join.CA, join.Node = authority.CAPEM(), node
-	agent, err := authority.ClientPair("system:node:"+node.Name, []string{"system:nodes"}, 0)
-	if err != nil {
+	if join.Agent, err = nodePair(authority, node.Name); err != nil {
 		return err
 	}
-	join.Agent = pluginhost.KeyPair(agent)
 	join.Clients, join.Serving = map[string]pluginhost.KeyPair{}, map[string]pluginhost.KeyPair{}
-	issue := authorityCredentials{authority}
+	issue := authorityCredentials{authority, node.Name}
 	for _, b := range builtins {
 		if b.Scope != v1alpha1.PluginScopeNode {
 			continue
 		}
-		if join.Clients[b.Name], err = issue.Client(b.Name); err != nil {
-			return err
+		if b.Kind != kubeletKind { // which is the agent
+			if join.Clients[b.Name], err = issue.Client(b.Name, b.Kind); err != nil {
+				return err
+			}
 		}
 		if join.Serving[b.Name], err = issue.Serving(b.Name, node.Addresses, []string{node.Name}); err != nil {
 			return err
@@ -194,7 +194,10 @@ type joinCredentials struct {
 var _ pluginhost.Credentials = joinCredentials{}
 
 // Client is the identity that the server issued for a plugin of this node.
-func (c joinCredentials) Client(name string) (pluginhost.KeyPair, error) {
+func (c joinCredentials) Client(name, kind string) (pluginhost.KeyPair, error) {
+	if kind == kubeletKind {
+		return c.join.Agent, nil
+	}
 	return c.take(c.join.Clients, name)
 }
 

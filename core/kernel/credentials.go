@@ -11,14 +11,29 @@ import (
 // pluginsGroup is the group of all plugins' identities.
 const pluginsGroup = "system:plugins"
 
+// kubeletKind is the kind of plugin that acts as its node.
+const kubeletKind = "kubelet"
+
 // authorityCredentials issues plugins' identities from the cluster's CA.
-type authorityCredentials struct{ pki *pki.Authority }
+type authorityCredentials struct {
+	pki  *pki.Authority
+	node string
+}
 
 var _ pluginhost.Credentials = authorityCredentials{}
 
-// Client is the identity system:plugin:NAME.
-func (c authorityCredentials) Client(name string) (pluginhost.KeyPair, error) {
+// Client is the identity system:plugin:NAME; a kubelet is its node.
+func (c authorityCredentials) Client(name, kind string) (pluginhost.KeyPair, error) {
+	if kind == kubeletKind {
+		return nodePair(c.pki, c.node)
+	}
 	pair, err := c.pki.ClientPair("system:plugin:"+name, []string{pluginsGroup}, 0)
+	return pluginhost.KeyPair(pair), err
+}
+
+// nodePair is the identity of a node.
+func nodePair(authority *pki.Authority, node string) (pluginhost.KeyPair, error) {
+	pair, err := authority.ClientPair("system:node:"+node, []string{"system:nodes"}, 0)
 	return pluginhost.KeyPair(pair), err
 }
 

@@ -109,10 +109,10 @@ func TestJoinFile(t *testing.T) {
 		t.Errorf("join file: %+v", join)
 	}
 	credentials := joinCredentials{join: join}
-	if pair, err := credentials.Client("kubelet"); err != nil || len(pair.PrivateKey) == 0 {
+	if pair, err := credentials.Client("kubelet", "kubelet"); err != nil || len(pair.PrivateKey) == 0 {
 		t.Errorf("identity of kubelet: %v", err)
 	}
-	if _, err := credentials.Client("scheduler"); err == nil {
+	if _, err := credentials.Client("scheduler", "scheduler"); err == nil {
 		t.Error("a node was given the scheduler's identity")
 	}
 }
@@ -195,7 +195,7 @@ func TestTransportCertificates(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tr, err := authorityCredentials{authority}.Transport("dns")
+	tr, err := authorityCredentials{authority, "server"}.Transport("dns")
 	if err != nil || len(tr.Host.Certificate) == 0 || len(tr.Plugin.PrivateKey) == 0 || string(tr.CA) != string(authority.CAPEM()) {
 		t.Errorf("transport: %v", err)
 	}

@@ -126,7 +126,7 @@ func (s *server) runPlugins(ctx context.Context, begin time.Time) error {
 	url := "https://" + net.JoinHostPort(localAddress(s.cfg.Listen.Addr()).String(), strconv.Itoa(int(s.cfg.Listen.Port())))
 	s.host = pluginhost.New(pluginhost.Config{
 		Log: s.cfg.Log, DataDir: s.cfg.DataDir, RunDir: s.cfg.RunDir,
-		Credentials: authorityCredentials{s.pki}, APIServer: url, APICA: s.pki.CAPEM(),
+		Credentials: authorityCredentials{s.pki, s.cfg.Node.Name}, APIServer: url, APICA: s.pki.CAPEM(),
 		Cluster: clusterSettings(s.cfg.PodCIDRs, s.cfg.ServiceCIDRs, s.cfg.Domain, s.cfg.DNSAddress),
 		Node:    pluginhost.Node{Name: s.cfg.Node.Name, Addresses: s.cfg.Node.Addresses, KubeletPort: kubeletPort},
 		BuiltIn: builtinCommand(s.cfg.Builtins, s.cfg.Command), LogLevel: s.cfg.LogLevel, OnStatus: s.sync.onStatus,

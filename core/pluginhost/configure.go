@@ -49,13 +49,13 @@ func (s *session) describe(ctx context.Context) (Description, error) {
 // configuration is all that a plugin is told.
 func (u *unit) configuration(spec Spec, d Description) (*pluginv1.ConfigureRequest, error) {
 	cfg := &u.host.cfg
-	client, err := cfg.Credentials.Client(u.name)
+	given, err := u.issue(d)
 	if err != nil {
-		return nil, fmt.Errorf("issue the client certificate of plugin %s: %w", u.name, err)
+		return nil, err
 	}
 	req := &pluginv1.ConfigureRequest{
 		Config: spec.Config,
-		Api:    &pluginv1.API{Server: cfg.APIServer, Ca: cfg.APICA, Client: pair(client)},
+		Api:    &pluginv1.API{Server: cfg.APIServer, Ca: cfg.APICA, Client: given.client}, Serving: given.serving,
 		Cluster: &pluginv1.Cluster{
 			PodCidrs: cfg.Cluster.PodCIDRs, ServiceCidrs: cfg.Cluster.ServiceCIDRs,
 			Domain: cfg.Cluster.Domain, DnsAddress: cfg.Cluster.DNSAddress,
@@ -75,13 +75,6 @@ func (u *unit) configuration(spec Spec, d Description) (*pluginv1.ConfigureReque
 			return nil, final(fmt.Errorf("describe: requires %q, which is no kind with a socket (%s)", kind, strings.Join(socketKinds, ", ")))
 		}
 		req.Endpoints[kind] = u.host.socket(kind)
-	}
-	if d.ServingCertificate {
-		serving, err := cfg.Credentials.Serving(u.name, cfg.Node.Addresses, []string{cfg.Node.Name})
-		if err != nil {
-			return nil, fmt.Errorf("issue the serving certificate of plugin %s: %w", u.name, err)
-		}
-		req.Serving = pair(serving)
 	}
 	return req, nil
 }

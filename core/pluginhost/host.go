@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -31,6 +32,9 @@ type Host struct {
 func New(cfg Config) *Host {
 	if cfg.CgroupParent == "" {
 		cfg.CgroupParent = "/keelson/plugins"
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
 	}
 	if cfg.BuiltIn == nil {
 		cfg.BuiltIn = func(string) (Command, bool) { return Command{}, false }

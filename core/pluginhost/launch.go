@@ -42,6 +42,9 @@ type session struct {
 	rpc     pluginv1.PluginServiceClient
 	started time.Time
 	mark    int64 // what the log had before
+
+	description Description
+	issued      issued
 }
 
 // command finds the program and checks it.

@@ -27,6 +27,9 @@ const (
 	silence = 30 * time.Second
 )
 
+// errOutdated says that a plugin that takes no new credentials has to be started again.
+var errOutdated = errors.New("credentials end soon")
+
 // errAsked says that the process was to end: no failure.
 var errAsked = errors.New("asked to end")
 
@@ -58,7 +61,7 @@ func (u *unit) serve(ctx context.Context, spec Spec, changed <-chan struct{}) (r
 	if err = s.prepare(asked); err == nil {
 		err = s.watch(asked)
 	}
-	if asked.Err() != nil {
+	if asked.Err() != nil || errors.Is(err, errOutdated) {
 		s.stop(context.WithoutCancel(ctx))
 		return time.Since(s.started), nil
 	}
@@ -92,6 +95,7 @@ func (s *session) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.description, s.issued = d, issued{client: request.GetApi().GetClient(), serving: request.GetServing()}
 	if err := call(ctx, configureTimeout, func(ctx context.Context) error {
 		_, err := s.rpc.Configure(ctx, request)
 		return err
@@ -131,6 +135,10 @@ func (s *session) watch(ctx context.Context) error {
 		case r := <-reports:
 			timer.Reset(silence)
 			if err := s.report(r); err != nil {
+				return err
+			}
+		case <-s.unit.renew:
+			if err := s.renew(ctx); err != nil {
 				return err
 			}
 		case <-timer.C:

@@ -31,11 +31,12 @@ type Transport struct {
 	CA []byte
 }
 
-// Credentials issues identities. Its methods are called for each start of a plugin, from
-// any goroutine.
+// Credentials issues identities. Its methods are called for each start of a plugin and
+// before what they gave ends, from any goroutine.
 type Credentials interface {
-	// Client is the identity system:plugin:NAME, group system:plugins.
-	Client(name string) (KeyPair, error)
+	// Client is the identity system:plugin:NAME, group system:plugins; of the kind
+	// kubelet it is the node's, system:node:NODE in the group system:nodes.
+	Client(name, kind string) (KeyPair, error)
 	// Serving is for the ports that the plugin serves at its node.
 	Serving(name string, ips []netip.Addr, dns []string) (KeyPair, error)
 	// Transport is for the connection between host and plugin.
@@ -92,6 +93,8 @@ type Config struct {
 	// those of HTTP proxies and CA files, which are passed on. The host's other
 	// variables are not.
 	Env []string
+	// Now is the clock by which credentials get old; the machine's by default.
+	Now func() time.Time
 	// CgroupParent is below which the plugins' cgroups are; "/keelson/plugins" by
 	// default, "none" for no cgroups.
 	CgroupParent string

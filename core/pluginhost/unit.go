@@ -19,6 +19,8 @@ type unit struct {
 	name string
 	log  *logFile
 	slog *slog.Logger
+	// renew holds one token when credentials are to be looked at.
+	renew chan struct{}
 
 	mu      sync.Mutex // guards all below
 	spec    Spec
@@ -30,7 +32,7 @@ type unit struct {
 
 func newUnit(h *Host, spec Spec) *unit {
 	return &unit{
-		host: h, name: spec.Name, spec: spec, changed: make(chan struct{}),
+		host: h, name: spec.Name, spec: spec, changed: make(chan struct{}), renew: make(chan struct{}, 1),
 		log:    newLogFile(h.logDir(), spec.Name),
 		slog:   h.cfg.Log.With("plugin", spec.Name),
 		status: Status{Phase: PhaseStopped},

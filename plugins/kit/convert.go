@@ -3,6 +3,7 @@ package kit
 import (
 	"errors"
 	"log/slog"
+	"net/http"
 	"net/netip"
 	"runtime/debug"
 	"slices"
@@ -70,8 +71,11 @@ func newEnv(p Plugin, req *pluginv1.ConfigureRequest, log *slog.Logger) (*Env, e
 	if s := req.GetServing(); s != nil {
 		env.Serving = &KeyPair{Certificate: s.GetCertificate(), PrivateKey: s.GetPrivateKey()}
 	}
-	if env.API.Server != "" {
-		env.RESTConfig = restConfig(p.Name, env.API)
+	if env.credentials, err = newCredentials(env.API, env.Serving); err != nil {
+		return nil, err
+	}
+	if env.credentials.transport != nil {
+		env.RESTConfig = restConfig(p.Name, env.API.Server, env.credentials.transport)
 	}
 	env.Metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return env, nil
@@ -108,13 +112,11 @@ func parseAll[T any](path string, in []string, parse func(string) (T, error)) ([
 
 // restConfig is the client configuration for the plugin's identity. The server has its
 // own fairness, so the client has no limit.
-func restConfig(name string, api API) *rest.Config {
+func restConfig(name, server string, transport http.RoundTripper) *rest.Config {
 	return &rest.Config{
 		WarningHandler: rest.NoWarnings{}, // deprecations are for people; in a log they are noise
-		Host:           api.Server,
-		TLSClientConfig: rest.TLSClientConfig{
-			CAData: api.CA, CertData: api.Cert, KeyData: api.Key,
-		},
+		Host:           server,
+		Transport:      transport, // it has the CA and the certificate
 		ContentConfig: rest.ContentConfig{
 			ContentType:        "application/vnd.kubernetes.protobuf",
 			AcceptContentTypes: "application/vnd.kubernetes.protobuf,application/json",

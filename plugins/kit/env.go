@@ -28,8 +28,8 @@ type Env struct {
 	Config json.RawMessage
 	// API says how to reach the Kubernetes API, and as whom.
 	API API
-	// RESTConfig is API, ready to use: protobuf, no limit on requests. Copy it before
-	// changing it. Nil if there is no API (in tests).
+	// RESTConfig is API, ready to use: protobuf, no limit on requests, always with the
+	// certificate in force. Copy it before changing it. Nil if there is no API (in tests).
 	RESTConfig *rest.Config
 	// Cluster has settings that all nodes share.
 	Cluster Cluster
@@ -44,12 +44,15 @@ type Env struct {
 	// Endpoints are the sockets of the kinds in Plugin.Requires, by kind. The plugin
 	// behind one may come up later, and come back: connect lazily (DialSocket).
 	Endpoints map[string]string
-	// Serving is the certificate for ports that it serves, if it asked for one.
+	// Serving is the certificate for ports that it serves, if it asked for one, as it
+	// was at Configure; GetCertificate has the one in force.
 	Serving *KeyPair
 	// Health is where the plugin says how it is.
 	Health *Health
 	// Metrics is served on RunDir/metrics.sock as /metrics.
 	Metrics *prometheus.Registry
+
+	credentials *credentials // in force; nil in tests
 }
 
 // API says how to reach the Kubernetes API, and as whom. All but Server is PEM.
@@ -58,7 +61,8 @@ type API struct {
 	Server string
 	// CA vouches for the server, and for clients of ports that the plugin serves.
 	CA []byte
-	// Cert and Key are the identity system:plugin:NAME.
+	// Cert and Key are the identity system:plugin:NAME (of a kubelet system:node:NODE),
+	// as they were at Configure.
 	Cert, Key []byte
 }
 

@@ -102,6 +102,20 @@ func (s *Service) makeRunner(req *pluginv1.ConfigureRequest) (err error) {
 	return nil
 }
 
+// Renew implements the contract.
+func (s *Service) Renew(_ context.Context, req *pluginv1.RenewRequest) (*pluginv1.RenewResponse, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.config == nil {
+		return nil, status.Error(codes.FailedPrecondition, "renew: the plugin is not configured")
+	}
+	if err := s.env.credentials.renew(req); err != nil {
+		return nil, toStatus(err)
+	}
+	s.config = renewed(s.config, req)
+	return &pluginv1.RenewResponse{}, nil
+}
+
 // Activate implements the contract.
 func (s *Service) Activate(context.Context, *pluginv1.ActivateRequest) (*pluginv1.ActivateResponse, error) {
 	s.mu.Lock()

@@ -25,7 +25,8 @@ type Config struct {
 	ContainerLogMaxFiles int `json:"containerLogMaxFiles,omitempty"`
 	// MaxPods is the number of pods the node takes; 110 by default.
 	MaxPods int `json:"maxPods,omitempty"`
-	// Labels are added to the node object (for example node-role.kubernetes.io/control-plane: "").
+	// Labels are added to the node object (for example rack: "3"). Those of kubernetes.io and k8s.io are not a kubelet's to set, but for the
+	// prefixes node.kubernetes.io and kubelet.kubernetes.io: the API server refuses them.
 	Labels map[string]string `json:"labels,omitempty"`
 	// SystemReserved is taken off the capacity (keys cpu and memory); nothing by default.
 	SystemReserved map[string]resource.Quantity `json:"systemReserved,omitempty"`
@@ -71,6 +72,19 @@ func setDefault[T comparable](p *T, value T) {
 	}
 }
 
+// reserved says whether a label's prefix is one that only administrators may set (NodeRestriction).
+func reserved(key string) bool {
+	prefix, _, ok := strings.Cut(key, "/")
+	within := func(domain string) bool { return prefix == domain || strings.HasSuffix(prefix, "."+domain) }
+	switch {
+	case !ok || !within("kubernetes.io") && !within("k8s.io"):
+		return false
+	case key == "topology.kubernetes.io/zone" || key == "topology.kubernetes.io/region":
+		return false
+	}
+	return !within("node.kubernetes.io") && !within("kubelet.kubernetes.io")
+}
+
 // Validate returns all faults of a configuration whose defaults are set.
 func (c *Config) Validate() field.ErrorList {
 	var errs field.ErrorList
@@ -103,6 +117,10 @@ func (c *Config) Validate() field.ErrorList {
 		}
 		for _, msg := range validation.IsValidLabelValue(value) {
 			errs = append(errs, field.Invalid(field.NewPath("labels").Key(key), value, msg))
+		}
+		if reserved(key) {
+			errs = append(errs, field.Forbidden(field.NewPath("labels").Key(key), "a kubelet may not set labels of kubernetes.io and k8s.io on its node "+
+				"besides those of node.kubernetes.io and kubelet.kubernetes.io: use kubectl label node"))
 		}
 	}
 	for key, q := range c.SystemReserved {

@@ -168,7 +168,9 @@ func (k *Kubelet) podChanged(pod *corev1.Pod) {
 		})
 	}
 	k.mu.Unlock()
-	k.objects.register(pod)
+	if pod.Status.Phase != corev1.PodSucceeded && pod.Status.Phase != corev1.PodFailed {
+		k.objects.register(pod) // an ended pod needs nothing, and the node may not read for it
+	}
 	w.update(pod)
 }
 

@@ -35,9 +35,8 @@ func (k *Kubelet) serve(ctx context.Context) error {
 		<-ctx.Done()
 		return nil
 	}
-	cert, err := tls.X509KeyPair(k.env.Serving.Certificate, k.env.Serving.PrivateKey)
-	if err != nil {
-		return fmt.Errorf("load serving certificate: %w", err)
+	if _, err := k.env.GetCertificate(nil); err != nil {
+		return err
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(k.env.API.CA) {
@@ -52,7 +51,7 @@ func (k *Kubelet) serve(ctx context.Context) error {
 		BaseContext: func(net.Listener) context.Context { return ctx },
 		// HTTP/1.1 only: exec, attach and port-forward are upgrades of it. Who has no certificate is told so by HTTP, not by a broken handshake.
 		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){},
-		TLSConfig:    &tls.Config{Certificates: []tls.Certificate{cert}, ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: pool, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}}
+		TLSConfig:    &tls.Config{GetCertificate: k.env.GetCertificate, ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: pool, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}}
 	done := make(chan error, 1)
 	go func() { done <- srv.ServeTLS(l, "", "") }() // ended by Close below, waited for through done
 	k.log.Info("Serving", "address", l.Addr().String())

@@ -69,7 +69,7 @@ func TestBuiltIns(t *testing.T) {
 // fullRequest has all that the kernel tells a plugin, of an API server that is not there.
 func fullRequest(t *testing.T, creds issuer, name string) *pluginv1.ConfigureRequest {
 	t.Helper()
-	client, err := creds.Client(name)
+	client, err := creds.Client(name, "")
 	if err != nil {
 		t.Fatal(err)
 	}

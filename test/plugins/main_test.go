@@ -88,6 +88,8 @@ func (w *worker) Start(ctx context.Context) error {
 		panic("out of order")
 	case "degraded":
 		w.env.Health.SetDegraded("no network yet")
+	case "renew":
+		return w.serve(ctx)
 	case "child":
 		// A child that outlives its parent, and holds its standard error.
 		cmd := exec.Command("sleep", "600")
@@ -134,7 +136,7 @@ func newCredentials(dir string) (issuer, error) {
 	return issuer{a}, err
 }
 
-func (c issuer) Client(name string) (pluginhost.KeyPair, error) {
+func (c issuer) Client(name, _ string) (pluginhost.KeyPair, error) {
 	p, err := c.authority.ClientPair("system:plugin:"+name, []string{"system:plugins"}, 0)
 	return pluginhost.KeyPair(p), err
 }
@@ -158,7 +160,7 @@ func (c issuer) Transport(name string) (pluginhost.Transport, error) {
 func config(dir string, log *slog.Logger, creds pluginhost.Credentials) pluginhost.Config {
 	return pluginhost.Config{
 		Log: log, DataDir: filepath.Join(dir, "d"), RunDir: filepath.Join(dir, "r"), Credentials: creds,
-		APIServer: "https://127.0.0.1:6443", APICA: []byte("the CA"),
+		APIServer: "https://127.0.0.1:6443", APICA: creds.(issuer).authority.CAPEM(),
 		Cluster: pluginhost.Cluster{PodCIDRs: []string{"10.244.0.0/16"}, ServiceCIDRs: []string{"10.96.0.0/12"}, Domain: "cluster.local", DNSAddress: "10.96.0.10"},
 		Node:    pluginhost.Node{Name: "node-1", Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, KubeletPort: 10250},
 		BuiltIn: func(name string) (pluginhost.Command, bool) {

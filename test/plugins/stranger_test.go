@@ -130,7 +130,7 @@ func TestOnlyTheKernelMayCall(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	other, err := h.creds.Client("other")
+	other, err := h.creds.Client("other", "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -29,6 +29,9 @@
 //	    field and value, and leaves an earlier one in force.
 //	  - Activate before a Configure is FAILED_PRECONDITION; twice is as once. Likewise
 //	    Deactivate. Any number of them may alternate; each activation starts afresh.
+//	  - Renew replaces the credentials of a configuration, active or not; before a
+//	    Configure it is FAILED_PRECONDITION. It may be UNIMPLEMENTED: the plugin is then
+//	    restarted in good order before its certificates end.
 //	  - Health may be called at any time and by several callers; its first report comes at
 //	    once, then one for each change and at least one in 10 s.
 //	  - Drain once before an orderly end; the plugin stays active. Not drained in time is
@@ -36,7 +39,7 @@
 //	  - Stop ends what is active, answers, and the process ends with status 0.
 //
 // Methods may be called concurrently. What a plugin does not do it answers with
-// UNIMPLEMENTED; Drain may be so. A plugin that cannot go on reports FAILED or simply
+// UNIMPLEMENTED; Drain and Renew may be so. A plugin that cannot go on reports FAILED or simply
 // ends with another status than 0, and is started again with back-off.
 //
 // Package plugintest is the suite that every plugin passes.

@@ -451,7 +451,7 @@ type API struct {
 	Server string `protobuf:"bytes,1,opt,name=server,proto3" json:"server,omitempty"`
 	// CA bundle that vouches for the server, and for clients of served ports.
 	Ca []byte `protobuf:"bytes,2,opt,name=ca,proto3" json:"ca,omitempty"`
-	// Client identity (system:plugin:NAME).
+	// Client identity: system:plugin:NAME, of a kubelet system:node:NODE.
 	Client        *KeyPair `protobuf:"bytes,3,opt,name=client,proto3" json:"client,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1050,6 +1050,98 @@ func (x *HealthResponse) GetMessage() string {
 	return ""
 }
 
+// RenewRequest has what Configure handed over, anew.
+type RenewRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Client identity of the same name as before. Required.
+	Client *KeyPair `protobuf:"bytes,1,opt,name=client,proto3" json:"client,omitempty"`
+	// Certificate for the ports that it serves, if it asked for one.
+	Serving       *KeyPair `protobuf:"bytes,2,opt,name=serving,proto3" json:"serving,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenewRequest) Reset() {
+	*x = RenewRequest{}
+	mi := &file_plugin_v1_plugin_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewRequest) ProtoMessage() {}
+
+func (x *RenewRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_plugin_v1_plugin_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
+func (*RenewRequest) Descriptor() ([]byte, []int) {
+	return file_plugin_v1_plugin_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *RenewRequest) GetClient() *KeyPair {
+	if x != nil {
+		return x.Client
+	}
+	return nil
+}
+
+func (x *RenewRequest) GetServing() *KeyPair {
+	if x != nil {
+		return x.Serving
+	}
+	return nil
+}
+
+// RenewResponse is empty.
+type RenewResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenewResponse) Reset() {
+	*x = RenewResponse{}
+	mi := &file_plugin_v1_plugin_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewResponse) ProtoMessage() {}
+
+func (x *RenewResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_plugin_v1_plugin_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
+func (*RenewResponse) Descriptor() ([]byte, []int) {
+	return file_plugin_v1_plugin_proto_rawDescGZIP(), []int{16}
+}
+
 // DrainRequest sets the time.
 type DrainRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1061,7 +1153,7 @@ type DrainRequest struct {
 
 func (x *DrainRequest) Reset() {
 	*x = DrainRequest{}
-	mi := &file_plugin_v1_plugin_proto_msgTypes[15]
+	mi := &file_plugin_v1_plugin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1073,7 +1165,7 @@ func (x *DrainRequest) String() string {
 func (*DrainRequest) ProtoMessage() {}
 
 func (x *DrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_v1_plugin_proto_msgTypes[15]
+	mi := &file_plugin_v1_plugin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1086,7 +1178,7 @@ func (x *DrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
 func (*DrainRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_v1_plugin_proto_rawDescGZIP(), []int{15}
+	return file_plugin_v1_plugin_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DrainRequest) GetTimeout() *durationpb.Duration {
@@ -1105,7 +1197,7 @@ type DrainResponse struct {
 
 func (x *DrainResponse) Reset() {
 	*x = DrainResponse{}
-	mi := &file_plugin_v1_plugin_proto_msgTypes[16]
+	mi := &file_plugin_v1_plugin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1117,7 +1209,7 @@ func (x *DrainResponse) String() string {
 func (*DrainResponse) ProtoMessage() {}
 
 func (x *DrainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_v1_plugin_proto_msgTypes[16]
+	mi := &file_plugin_v1_plugin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1130,7 +1222,7 @@ func (x *DrainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainResponse.ProtoReflect.Descriptor instead.
 func (*DrainResponse) Descriptor() ([]byte, []int) {
-	return file_plugin_v1_plugin_proto_rawDescGZIP(), []int{16}
+	return file_plugin_v1_plugin_proto_rawDescGZIP(), []int{18}
 }
 
 // StopRequest is empty.
@@ -1142,7 +1234,7 @@ type StopRequest struct {
 
 func (x *StopRequest) Reset() {
 	*x = StopRequest{}
-	mi := &file_plugin_v1_plugin_proto_msgTypes[17]
+	mi := &file_plugin_v1_plugin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1154,7 +1246,7 @@ func (x *StopRequest) String() string {
 func (*StopRequest) ProtoMessage() {}
 
 func (x *StopRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_v1_plugin_proto_msgTypes[17]
+	mi := &file_plugin_v1_plugin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1167,7 +1259,7 @@ func (x *StopRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopRequest.ProtoReflect.Descriptor instead.
 func (*StopRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_v1_plugin_proto_rawDescGZIP(), []int{17}
+	return file_plugin_v1_plugin_proto_rawDescGZIP(), []int{19}
 }
 
 // StopResponse is empty.
@@ -1179,7 +1271,7 @@ type StopResponse struct {
 
 func (x *StopResponse) Reset() {
 	*x = StopResponse{}
-	mi := &file_plugin_v1_plugin_proto_msgTypes[18]
+	mi := &file_plugin_v1_plugin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1191,7 +1283,7 @@ func (x *StopResponse) String() string {
 func (*StopResponse) ProtoMessage() {}
 
 func (x *StopResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_v1_plugin_proto_msgTypes[18]
+	mi := &file_plugin_v1_plugin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1204,7 +1296,7 @@ func (x *StopResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopResponse.ProtoReflect.Descriptor instead.
 func (*StopResponse) Descriptor() ([]byte, []int) {
-	return file_plugin_v1_plugin_proto_rawDescGZIP(), []int{18}
+	return file_plugin_v1_plugin_proto_rawDescGZIP(), []int{20}
 }
 
 var File_plugin_v1_plugin_proto protoreflect.FileDescriptor
@@ -1274,7 +1366,11 @@ const file_plugin_v1_plugin_proto_rawDesc = "" +
 	"\rHealthRequest\"R\n" +
 	"\x0eHealthResponse\x12&\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x10.plugin.v1.StateR\x05state\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage\"C\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\"h\n" +
+	"\fRenewRequest\x12*\n" +
+	"\x06client\x18\x01 \x01(\v2\x12.plugin.v1.KeyPairR\x06client\x12,\n" +
+	"\aserving\x18\x02 \x01(\v2\x12.plugin.v1.KeyPairR\aserving\"\x0f\n" +
+	"\rRenewResponse\"C\n" +
 	"\fDrainRequest\x123\n" +
 	"\atimeout\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\atimeout\"\x0f\n" +
 	"\rDrainResponse\"\r\n" +
@@ -1291,7 +1387,7 @@ const file_plugin_v1_plugin_proto_rawDesc = "" +
 	"\vSTATE_READY\x10\x02\x12\x12\n" +
 	"\x0eSTATE_DEGRADED\x10\x03\x12\x11\n" +
 	"\rSTATE_STANDBY\x10\x04\x12\x10\n" +
-	"\fSTATE_FAILED\x10\x052\xe2\x03\n" +
+	"\fSTATE_FAILED\x10\x052\x9e\x04\n" +
 	"\rPluginService\x12C\n" +
 	"\bDescribe\x12\x1a.plugin.v1.DescribeRequest\x1a\x1b.plugin.v1.DescribeResponse\x12F\n" +
 	"\tConfigure\x12\x1b.plugin.v1.ConfigureRequest\x1a\x1c.plugin.v1.ConfigureResponse\x12C\n" +
@@ -1299,6 +1395,7 @@ const file_plugin_v1_plugin_proto_rawDesc = "" +
 	"\n" +
 	"Deactivate\x12\x1c.plugin.v1.DeactivateRequest\x1a\x1d.plugin.v1.DeactivateResponse\x12?\n" +
 	"\x06Health\x12\x18.plugin.v1.HealthRequest\x1a\x19.plugin.v1.HealthResponse0\x01\x12:\n" +
+	"\x05Renew\x12\x17.plugin.v1.RenewRequest\x1a\x18.plugin.v1.RenewResponse\x12:\n" +
 	"\x05Drain\x12\x17.plugin.v1.DrainRequest\x1a\x18.plugin.v1.DrainResponse\x127\n" +
 	"\x04Stop\x12\x16.plugin.v1.StopRequest\x1a\x17.plugin.v1.StopResponseB.Z,keelson.dev/keelson/proto/plugin/v1;pluginv1b\x06proto3"
 
@@ -1315,7 +1412,7 @@ func file_plugin_v1_plugin_proto_rawDescGZIP() []byte {
 }
 
 var file_plugin_v1_plugin_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_plugin_v1_plugin_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_plugin_v1_plugin_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_plugin_v1_plugin_proto_goTypes = []any{
 	(Scope)(0),                  // 0: plugin.v1.Scope
 	(State)(0),                  // 1: plugin.v1.State
@@ -1334,12 +1431,14 @@ var file_plugin_v1_plugin_proto_goTypes = []any{
 	(*DeactivateResponse)(nil),  // 14: plugin.v1.DeactivateResponse
 	(*HealthRequest)(nil),       // 15: plugin.v1.HealthRequest
 	(*HealthResponse)(nil),      // 16: plugin.v1.HealthResponse
-	(*DrainRequest)(nil),        // 17: plugin.v1.DrainRequest
-	(*DrainResponse)(nil),       // 18: plugin.v1.DrainResponse
-	(*StopRequest)(nil),         // 19: plugin.v1.StopRequest
-	(*StopResponse)(nil),        // 20: plugin.v1.StopResponse
-	nil,                         // 21: plugin.v1.ConfigureRequest.EndpointsEntry
-	(*durationpb.Duration)(nil), // 22: google.protobuf.Duration
+	(*RenewRequest)(nil),        // 17: plugin.v1.RenewRequest
+	(*RenewResponse)(nil),       // 18: plugin.v1.RenewResponse
+	(*DrainRequest)(nil),        // 19: plugin.v1.DrainRequest
+	(*DrainResponse)(nil),       // 20: plugin.v1.DrainResponse
+	(*StopRequest)(nil),         // 21: plugin.v1.StopRequest
+	(*StopResponse)(nil),        // 22: plugin.v1.StopResponse
+	nil,                         // 23: plugin.v1.ConfigureRequest.EndpointsEntry
+	(*durationpb.Duration)(nil), // 24: google.protobuf.Duration
 }
 var file_plugin_v1_plugin_proto_depIdxs = []int32{
 	0,  // 0: plugin.v1.DescribeResponse.scope:type_name -> plugin.v1.Scope
@@ -1348,29 +1447,33 @@ var file_plugin_v1_plugin_proto_depIdxs = []int32{
 	6,  // 3: plugin.v1.ConfigureRequest.api:type_name -> plugin.v1.API
 	7,  // 4: plugin.v1.ConfigureRequest.cluster:type_name -> plugin.v1.Cluster
 	8,  // 5: plugin.v1.ConfigureRequest.node:type_name -> plugin.v1.Node
-	21, // 6: plugin.v1.ConfigureRequest.endpoints:type_name -> plugin.v1.ConfigureRequest.EndpointsEntry
+	23, // 6: plugin.v1.ConfigureRequest.endpoints:type_name -> plugin.v1.ConfigureRequest.EndpointsEntry
 	5,  // 7: plugin.v1.ConfigureRequest.serving:type_name -> plugin.v1.KeyPair
 	1,  // 8: plugin.v1.HealthResponse.state:type_name -> plugin.v1.State
-	22, // 9: plugin.v1.DrainRequest.timeout:type_name -> google.protobuf.Duration
-	2,  // 10: plugin.v1.PluginService.Describe:input_type -> plugin.v1.DescribeRequest
-	9,  // 11: plugin.v1.PluginService.Configure:input_type -> plugin.v1.ConfigureRequest
-	11, // 12: plugin.v1.PluginService.Activate:input_type -> plugin.v1.ActivateRequest
-	13, // 13: plugin.v1.PluginService.Deactivate:input_type -> plugin.v1.DeactivateRequest
-	15, // 14: plugin.v1.PluginService.Health:input_type -> plugin.v1.HealthRequest
-	17, // 15: plugin.v1.PluginService.Drain:input_type -> plugin.v1.DrainRequest
-	19, // 16: plugin.v1.PluginService.Stop:input_type -> plugin.v1.StopRequest
-	4,  // 17: plugin.v1.PluginService.Describe:output_type -> plugin.v1.DescribeResponse
-	10, // 18: plugin.v1.PluginService.Configure:output_type -> plugin.v1.ConfigureResponse
-	12, // 19: plugin.v1.PluginService.Activate:output_type -> plugin.v1.ActivateResponse
-	14, // 20: plugin.v1.PluginService.Deactivate:output_type -> plugin.v1.DeactivateResponse
-	16, // 21: plugin.v1.PluginService.Health:output_type -> plugin.v1.HealthResponse
-	18, // 22: plugin.v1.PluginService.Drain:output_type -> plugin.v1.DrainResponse
-	20, // 23: plugin.v1.PluginService.Stop:output_type -> plugin.v1.StopResponse
-	17, // [17:24] is the sub-list for method output_type
-	10, // [10:17] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	5,  // 9: plugin.v1.RenewRequest.client:type_name -> plugin.v1.KeyPair
+	5,  // 10: plugin.v1.RenewRequest.serving:type_name -> plugin.v1.KeyPair
+	24, // 11: plugin.v1.DrainRequest.timeout:type_name -> google.protobuf.Duration
+	2,  // 12: plugin.v1.PluginService.Describe:input_type -> plugin.v1.DescribeRequest
+	9,  // 13: plugin.v1.PluginService.Configure:input_type -> plugin.v1.ConfigureRequest
+	11, // 14: plugin.v1.PluginService.Activate:input_type -> plugin.v1.ActivateRequest
+	13, // 15: plugin.v1.PluginService.Deactivate:input_type -> plugin.v1.DeactivateRequest
+	15, // 16: plugin.v1.PluginService.Health:input_type -> plugin.v1.HealthRequest
+	17, // 17: plugin.v1.PluginService.Renew:input_type -> plugin.v1.RenewRequest
+	19, // 18: plugin.v1.PluginService.Drain:input_type -> plugin.v1.DrainRequest
+	21, // 19: plugin.v1.PluginService.Stop:input_type -> plugin.v1.StopRequest
+	4,  // 20: plugin.v1.PluginService.Describe:output_type -> plugin.v1.DescribeResponse
+	10, // 21: plugin.v1.PluginService.Configure:output_type -> plugin.v1.ConfigureResponse
+	12, // 22: plugin.v1.PluginService.Activate:output_type -> plugin.v1.ActivateResponse
+	14, // 23: plugin.v1.PluginService.Deactivate:output_type -> plugin.v1.DeactivateResponse
+	16, // 24: plugin.v1.PluginService.Health:output_type -> plugin.v1.HealthResponse
+	18, // 25: plugin.v1.PluginService.Renew:output_type -> plugin.v1.RenewResponse
+	20, // 26: plugin.v1.PluginService.Drain:output_type -> plugin.v1.DrainResponse
+	22, // 27: plugin.v1.PluginService.Stop:output_type -> plugin.v1.StopResponse
+	20, // [20:28] is the sub-list for method output_type
+	12, // [12:20] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_plugin_v1_plugin_proto_init() }
@@ -1384,7 +1487,7 @@ func file_plugin_v1_plugin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_plugin_v1_plugin_proto_rawDesc), len(file_plugin_v1_plugin_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   20,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -27,6 +27,7 @@ const (
 	PluginService_Activate_FullMethodName   = "/plugin.v1.PluginService/Activate"
 	PluginService_Deactivate_FullMethodName = "/plugin.v1.PluginService/Deactivate"
 	PluginService_Health_FullMethodName     = "/plugin.v1.PluginService/Health"
+	PluginService_Renew_FullMethodName      = "/plugin.v1.PluginService/Renew"
 	PluginService_Drain_FullMethodName      = "/plugin.v1.PluginService/Drain"
 	PluginService_Stop_FullMethodName       = "/plugin.v1.PluginService/Stop"
 )
@@ -52,6 +53,11 @@ type PluginServiceClient interface {
 	// Health streams the plugin's state: once at the start, then on every change
 	// and at least every 10 seconds, until the caller hangs up.
 	Health(ctx context.Context, in *HealthRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[HealthResponse], error)
+	// Renew hands a configured plugin credentials in place of those that end soon:
+	// from its answer on, new connections show these. Connections that are open
+	// may go on until they end. A plugin that answers UNIMPLEMENTED is restarted
+	// in good order instead, before its credentials end.
+	Renew(ctx context.Context, in *RenewRequest, opts ...grpc.CallOption) (*RenewResponse, error)
 	// Drain asks the plugin to finish what it has begun and take on nothing new,
 	// within the deadline given. It answers when that is so.
 	Drain(ctx context.Context, in *DrainRequest, opts ...grpc.CallOption) (*DrainResponse, error)
@@ -126,6 +132,16 @@ func (c *pluginServiceClient) Health(ctx context.Context, in *HealthRequest, opt
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type PluginService_HealthClient = grpc.ServerStreamingClient[HealthResponse]
 
+func (c *pluginServiceClient) Renew(ctx context.Context, in *RenewRequest, opts ...grpc.CallOption) (*RenewResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RenewResponse)
+	err := c.cc.Invoke(ctx, PluginService_Renew_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *pluginServiceClient) Drain(ctx context.Context, in *DrainRequest, opts ...grpc.CallOption) (*DrainResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(DrainResponse)
@@ -167,6 +183,11 @@ type PluginServiceServer interface {
 	// Health streams the plugin's state: once at the start, then on every change
 	// and at least every 10 seconds, until the caller hangs up.
 	Health(*HealthRequest, grpc.ServerStreamingServer[HealthResponse]) error
+	// Renew hands a configured plugin credentials in place of those that end soon:
+	// from its answer on, new connections show these. Connections that are open
+	// may go on until they end. A plugin that answers UNIMPLEMENTED is restarted
+	// in good order instead, before its credentials end.
+	Renew(context.Context, *RenewRequest) (*RenewResponse, error)
 	// Drain asks the plugin to finish what it has begun and take on nothing new,
 	// within the deadline given. It answers when that is so.
 	Drain(context.Context, *DrainRequest) (*DrainResponse, error)
@@ -196,6 +217,9 @@ func (UnimplementedPluginServiceServer) Deactivate(context.Context, *DeactivateR
 }
 func (UnimplementedPluginServiceServer) Health(*HealthRequest, grpc.ServerStreamingServer[HealthResponse]) error {
 	return status.Error(codes.Unimplemented, "method Health not implemented")
+}
+func (UnimplementedPluginServiceServer) Renew(context.Context, *RenewRequest) (*RenewResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Renew not implemented")
 }
 func (UnimplementedPluginServiceServer) Drain(context.Context, *DrainRequest) (*DrainResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Drain not implemented")
@@ -307,6 +331,24 @@ func _PluginService_Health_Handler(srv interface{}, stream grpc.ServerStream) er
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type PluginService_HealthServer = grpc.ServerStreamingServer[HealthResponse]
 
+func _PluginService_Renew_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RenewRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PluginServiceServer).Renew(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PluginService_Renew_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PluginServiceServer).Renew(ctx, req.(*RenewRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _PluginService_Drain_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(DrainRequest)
 	if err := dec(in); err != nil {
@@ -365,6 +407,10 @@ var PluginService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Deactivate",
 			Handler:    _PluginService_Deactivate_Handler,
+		},
+		{
+			MethodName: "Renew",
+			Handler:    _PluginService_Renew_Handler,
 		},
 		{
 			MethodName: "Drain",
