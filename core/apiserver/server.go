@@ -43,6 +43,7 @@ type Server struct {
 	crds       *crdserver.CustomResourceDefinitions // behind generic
 	registrar  *registrar
 	frontProxy *pki.Leaf
+	serving    *servingCertificate
 
 	identity *identity
 	rbac     *auth.RBAC
@@ -109,6 +110,7 @@ func (s *Server) assemble(lifetime context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.serving = serving
 	gc := genericapiserver.NewConfig(registry.Codecs)
 	gc.SecureServing = &genericapiserver.SecureServingInfo{Listener: s.listener, Cert: serving}
 	if err := s.config.Options.Serving.apply(gc.SecureServing); err != nil {

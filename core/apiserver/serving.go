@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"sync"
 
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 
@@ -13,19 +14,37 @@ import (
 )
 
 // servingCertificate is what the API server shows. The generic server looks at
-// it each minute, which is how a renewed one comes into use.
-type servingCertificate struct{ leaf *pki.Leaf }
+// it each minute, and when it is told.
+type servingCertificate struct {
+	leaf *pki.Leaf
 
-var _ dynamiccertificates.CertKeyContentProvider = servingCertificate{}
+	mu        sync.Mutex // guards listeners
+	listeners []dynamiccertificates.Listener
+}
+
+var _ dynamiccertificates.CertKeyContentProvider = (*servingCertificate)(nil)
 
 // Name implements dynamiccertificates.CertKeyContentProvider.
-func (servingCertificate) Name() string { return "keelson-apiserver" }
+func (*servingCertificate) Name() string { return "keelson-apiserver" }
 
 // AddListener implements dynamiccertificates.CertKeyContentProvider.
-func (servingCertificate) AddListener(dynamiccertificates.Listener) {}
+func (s *servingCertificate) AddListener(l dynamiccertificates.Listener) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.listeners = append(s.listeners, l)
+}
+
+// changed has the certificate looked at.
+func (s *servingCertificate) changed() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, l := range s.listeners {
+		l.Enqueue()
+	}
+}
 
 // CurrentCertKeyContent implements dynamiccertificates.CertKeyContentProvider.
-func (s servingCertificate) CurrentCertKeyContent() (cert, key []byte) {
+func (s *servingCertificate) CurrentCertKeyContent() (cert, key []byte) {
 	pair, err := s.leaf.Pair()
 	if err != nil {
 		return nil, nil // the generic server keeps what it has
@@ -35,7 +54,7 @@ func (s servingCertificate) CurrentCertKeyContent() (cert, key []byte) {
 
 // keepServing makes or loads the serving certificate for all names by which
 // clients call this server.
-func keepServing(c *Config) (servingCertificate, error) {
+func keepServing(c *Config) (*servingCertificate, error) {
 	req := pki.Request{
 		CommonName: "kube-apiserver",
 		Server:     true,
@@ -58,7 +77,7 @@ func keepServing(c *Config) (servingCertificate, error) {
 	}
 	addrs, err := hostAddresses()
 	if err != nil {
-		return servingCertificate{}, err
+		return nil, err
 	}
 	for _, ip := range addrs {
 		if !slices.Contains(req.Addresses, ip) {
@@ -67,9 +86,9 @@ func keepServing(c *Config) (servingCertificate, error) {
 	}
 	leaf, err := c.PKI.Keep("apiserver", req)
 	if err != nil {
-		return servingCertificate{}, fmt.Errorf("serving certificate: %w", err)
+		return nil, fmt.Errorf("serving certificate: %w", err)
 	}
-	return servingCertificate{leaf: leaf}, nil
+	return &servingCertificate{leaf: leaf}, nil
 }
 
 // hostAddresses lists this machine's addresses without those of one link only.
@@ -89,4 +108,18 @@ func hostAddresses() ([]netip.Addr, error) {
 		}
 	}
 	return ips, nil
+}
+
+// Renew puts new certificates in the place of those that get old: what this server
+// shows to clients and to aggregated APIs. That for kubelets is looked at when a
+// connection is made.
+func (s *Server) Renew() error {
+	if _, err := s.serving.leaf.Pair(); err != nil {
+		return fmt.Errorf("renew serving certificate: %w", err)
+	}
+	s.serving.changed()
+	if _, err := s.frontProxy.Pair(); err != nil { // the aggregator follows its file
+		return fmt.Errorf("renew front proxy's certificate: %w", err)
+	}
+	return nil
 }

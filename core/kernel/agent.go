@@ -38,6 +38,8 @@ type AgentConfig struct {
 	Command         func(name string) (path string, args []string)
 	LogLevel        string
 	Log             *slog.Logger
+
+	time timeline // of tests
 }
 
 // joinFile is all that a node has to know and be. It holds private keys.
@@ -79,8 +81,13 @@ func writeClusterFile(cfg Config) error {
 }
 
 // CreateJoinFile writes the file with which a node joins the cluster whose server
-// has its data in dataDir. Whoever has the file can act as that node for a year.
+// has its data in dataDir. Whoever has the file can act as that node for a year, and
+// for longer if it asks for new certificates in time, as the agent does.
 func CreateJoinFile(dataDir string, node Node, builtins []Builtin, path string) error {
+	return createJoinFile(dataDir, node, builtins, path)
+}
+
+func createJoinFile(dataDir string, node Node, builtins []Builtin, path string, opts ...pki.Option) error {
 	data, err := os.ReadFile(filepath.Join(dataDir, ClusterFile))
 	if errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("%s holds no cluster: run this on the server, after keelson up, with its --data-dir", dataDir)
@@ -92,7 +99,7 @@ func CreateJoinFile(dataDir string, node Node, builtins []Builtin, path string) 
 	if err := json.Unmarshal(data, &join); err != nil {
 		return fmt.Errorf("%s: %w", filepath.Join(dataDir, ClusterFile), err)
 	}
-	authority, err := pki.Open(filepath.Join(dataDir, "pki"))
+	authority, err := pki.Open(filepath.Join(dataDir, "pki"), opts...)
 	if err != nil {
 		return err
 	}
@@ -160,63 +167,40 @@ func RunAgent(ctx context.Context, cfg AgentConfig) error {
 	defer lock.release()
 	// The connection between host and plugins never leaves the machine: a CA of its
 	// own vouches for it.
-	local, err := pki.Open(filepath.Join(cfg.DataDir, "pki"))
+	local, err := pki.Open(filepath.Join(cfg.DataDir, "pki"), pki.WithClock(cfg.time.clock()))
 	if err != nil {
 		return err
 	}
+	own, err := openIdentity(join, local, filepath.Join(cfg.DataDir, identityFile), cfg.time.clock(), cfg.Log)
+	if err != nil {
+		return err
+	}
+	api := &rest.Config{Host: join.Server, Transport: own.transport, UserAgent: "keelson-agent"}
 	sync := newPluginSync(cfg.Log, join.Node.Name, false, cfg.Builtins)
-	sync.api, err = client.New(&rest.Config{
-		Host:            join.Server,
-		TLSClientConfig: rest.TLSClientConfig{CAData: join.CA, CertData: join.Agent.Certificate, KeyData: join.Agent.PrivateKey},
-		UserAgent:       "keelson-agent",
-	})
+	if sync.api, err = client.New(api); err != nil {
+		return err
+	}
+	clientset, err := kubernetes.NewForConfig(api)
 	if err != nil {
 		return err
 	}
 	sync.host = pluginhost.New(pluginhost.Config{
 		Log: cfg.Log, DataDir: cfg.DataDir, RunDir: cfg.RunDir,
-		Credentials: joinCredentials{join, local}, APIServer: join.Server, APICA: join.CA,
+		Credentials: own, APIServer: join.Server, APICA: join.CA,
 		Cluster: clusterSettings(join.PodCIDRs, join.ServiceCIDRs, join.Domain, join.DNSAddress),
 		Node:    pluginhost.Node{Name: join.Node.Name, Addresses: join.Node.Addresses, KubeletPort: kubeletPort},
 		BuiltIn: builtinCommand(cfg.Builtins, cfg.Command), LogLevel: cfg.LogLevel, OnStatus: sync.onStatus,
-		CgroupParent: CgroupParent(cfg.RunDir),
+		CgroupParent: CgroupParent(cfg.RunDir), Now: cfg.time.clock(),
 	})
 	cfg.Log.Info("Agent runs", "version", version.Git(), "build", version.Build(), "server", join.Server, "node", join.Node.Name)
-	return runHost(ctx, sync.host, sync)
-}
-
-// joinCredentials hands out the identities that came with the join file.
-type joinCredentials struct {
-	join  *joinFile
-	local *pki.Authority
-}
-
-var _ pluginhost.Credentials = joinCredentials{}
-
-// Client is the identity that the server issued for a plugin of this node.
-func (c joinCredentials) Client(name, kind string) (pluginhost.KeyPair, error) {
-	if kind == kubeletKind {
-		return c.join.Agent, nil
-	}
-	return c.take(c.join.Clients, name)
-}
-
-// Serving is the certificate that the server issued for this node's addresses.
-func (c joinCredentials) Serving(name string, _ []netip.Addr, _ []string) (pluginhost.KeyPair, error) {
-	return c.take(c.join.Serving, name)
-}
-
-// Transport is issued here.
-func (c joinCredentials) Transport(name string) (pluginhost.Transport, error) {
-	return transport(c.local, name)
-}
-
-func (c joinCredentials) take(from map[string]pluginhost.KeyPair, name string) (pluginhost.KeyPair, error) {
-	pair, ok := from[name]
-	if !ok {
-		return pair, fmt.Errorf("the join file has no identity for plugin %q: make a new one on the server", name)
-	}
-	return pair, nil
+	return runHost(ctx, sync.host, sync, func(ctx context.Context) {
+		cfg.time.each(ctx, func() {
+			if err := own.renew(ctx, clientset); err != nil && ctx.Err() == nil {
+				cfg.Log.Error("Certificates of this node are not renewed", "err", err)
+			}
+			sync.host.Renew()
+		})
+	})
 }
 
 // agentRole is what agents may do by themselves: follow Plugin objects and report.

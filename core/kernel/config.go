@@ -51,6 +51,8 @@ type Config struct {
 	Log      *slog.Logger
 	// API is what the operator chose about the API server.
 	API *apiserver.Options
+
+	time timeline // of tests
 }
 
 // EncryptionDir is the folder of a data folder with the keys that encrypt Secrets.

@@ -38,6 +38,7 @@ type server struct {
 	sync *pluginSync
 	// notifySocket is where systemd waits for READY=1; empty where it does not.
 	notifySocket string
+	admin        *pki.Leaf
 }
 
 // notifySocketEnv names systemd's socket, sd_notify(3).
@@ -61,7 +62,7 @@ func RunServer(ctx context.Context, cfg Config) error {
 	} else if aside != "" {
 		cfg.Log.Warn("Completed a restore that had been interrupted", "before", aside)
 	}
-	authority, err := pki.Open(filepath.Join(cfg.DataDir, "pki"))
+	authority, err := pki.Open(filepath.Join(cfg.DataDir, "pki"), pki.WithClock(cfg.time.clock()))
 	if err != nil {
 		return err
 	}
@@ -130,7 +131,7 @@ func (s *server) runPlugins(ctx context.Context, begin time.Time) error {
 		Cluster: clusterSettings(s.cfg.PodCIDRs, s.cfg.ServiceCIDRs, s.cfg.Domain, s.cfg.DNSAddress),
 		Node:    pluginhost.Node{Name: s.cfg.Node.Name, Addresses: s.cfg.Node.Addresses, KubeletPort: kubeletPort},
 		BuiltIn: builtinCommand(s.cfg.Builtins, s.cfg.Command), LogLevel: s.cfg.LogLevel, OnStatus: s.sync.onStatus,
-		CgroupParent: CgroupParent(s.cfg.RunDir),
+		CgroupParent: CgroupParent(s.cfg.RunDir), Now: s.cfg.time.clock(),
 		Accept: func(ctx context.Context, d pluginhost.Description) error {
 			return auth.EnsurePluginRole(ctx, clientset, d.Name, d.Rules)
 		},
@@ -143,7 +144,11 @@ func (s *server) runPlugins(ctx context.Context, begin time.Time) error {
 		"node", s.cfg.Node.Name, "after", time.Since(begin).Round(time.Millisecond))
 	s.notify(daemon.SdNotifyReady)
 	defer s.notify(daemon.SdNotifyStopping)
-	return runHost(ctx, s.host, s.sync)
+	signer := &signer{log: s.cfg.Log, client: clientset, pki: s.pki, now: s.cfg.time.clock(), plugins: nodePlugins(s.cfg.Builtins),
+		services: s.cfg.ServiceCIDRs}
+	return runHost(ctx, s.host, s.sync, signer.run, func(ctx context.Context) {
+		s.cfg.time.each(ctx, func() { s.renew(ctx, url, signer) })
+	})
 }
 
 // notify tells systemd, where it waits for it.
@@ -167,26 +172,46 @@ func (s *server) prepareCluster(ctx context.Context, clientset kubernetes.Interf
 	if err := s.sync.createMissing(ctx, s.cfg.Builtins); err != nil {
 		return err
 	}
-	admin, err := s.pki.Keep("admin", pki.Request{CommonName: "kubernetes-admin", Organizations: []string{"system:masters"}})
-	if err != nil {
+	var err error
+	if s.admin, err = s.pki.Keep("admin", pki.Request{CommonName: "kubernetes-admin", Organizations: []string{"system:masters"}}); err != nil {
 		return err
 	}
-	pair, err := admin.Pair()
-	if err != nil {
-		return err
-	}
-	if err := writeKubeconfig(filepath.Join(s.cfg.DataDir, AdminKubeconfig), url, s.pki.CAPEM(), pair); err != nil {
+	if err := s.writeAdmin(url); err != nil {
 		return err
 	}
 	return writeClusterFile(s.cfg)
 }
 
+// writeAdmin writes the administrator's kubeconfig, if it is another one.
+func (s *server) writeAdmin(url string) error {
+	pair, err := s.admin.Pair()
+	if err != nil {
+		return err
+	}
+	return writeKubeconfig(filepath.Join(s.cfg.DataDir, AdminKubeconfig), url, s.pki.CAPEM(), pair)
+}
+
+// renew puts new certificates in the place of those that get old.
+func (s *server) renew(ctx context.Context, url string, signer *signer) {
+	if err := s.writeAdmin(url); err != nil {
+		s.cfg.Log.Error("Kubeconfig of the administrator is not renewed", "err", err)
+	}
+	if err := s.api.Renew(); err != nil {
+		s.cfg.Log.Error("Certificates of the API server are not renewed", "err", err)
+	}
+	s.host.Renew()
+	signer.clean(ctx)
+}
+
 // runHost runs the plugin host and what feeds it, until ctx ends and all has ended.
-func runHost(ctx context.Context, host *pluginhost.Host, objects *pluginSync) error {
+func runHost(ctx context.Context, host *pluginhost.Host, objects *pluginSync, besides ...func(context.Context)) error {
 	var feeders, reporter sync.WaitGroup
 	reportCtx, stopReport := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopReport()
 	feeders.Go(func() { objects.follow(ctx) })
+	for _, f := range besides {
+		feeders.Go(func() { f(ctx) })
+	}
 	reporter.Go(func() { objects.report(reportCtx, context.WithoutCancel(ctx)) })
 	err := host.Run(ctx)
 	feeders.Wait()

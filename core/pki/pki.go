@@ -228,19 +228,35 @@ func (a *Authority) issue(ca authority, req Request) (KeyPair, error) {
 	if err != nil {
 		return KeyPair{}, fmt.Errorf("issue certificate for %s: %w", req.CommonName, err)
 	}
-	template, err := a.template(ca, req)
+	cert, err := a.sign(ca, key.Public(), req)
 	if err != nil {
-		return KeyPair{}, fmt.Errorf("issue certificate for %s: %w", req.CommonName, err)
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, ca.cert, key.Public(), ca.key)
-	if err != nil {
-		return KeyPair{}, fmt.Errorf("issue certificate for %s: %w", req.CommonName, err)
+		return KeyPair{}, err
 	}
 	keyPEM, err := encodeKey(key)
 	if err != nil {
 		return KeyPair{}, err
 	}
-	return KeyPair{Certificate: encodeCertificate(der), PrivateKey: keyPEM}, nil
+	return KeyPair{Certificate: cert, PrivateKey: keyPEM}, nil
+}
+
+// Sign issues a certificate of the cluster's CA for somebody else's key, in PEM.
+func (a *Authority) Sign(public crypto.PublicKey, req Request) ([]byte, error) {
+	if req.CommonName == "" {
+		return nil, errors.New("issue certificate: no common name given")
+	}
+	return a.sign(a.ca, public, req)
+}
+
+func (a *Authority) sign(ca authority, public crypto.PublicKey, req Request) ([]byte, error) {
+	template, err := a.template(ca, req)
+	if err != nil {
+		return nil, fmt.Errorf("issue certificate for %s: %w", req.CommonName, err)
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, ca.cert, public, ca.key)
+	if err != nil {
+		return nil, fmt.Errorf("issue certificate for %s: %w", req.CommonName, err)
+	}
+	return encodeCertificate(der), nil
 }
 
 func (a *Authority) template(ca authority, req Request) (*x509.Certificate, error) {
