@@ -31,13 +31,30 @@ type NodeRestriction struct {
 	objects NodeObjects
 }
 
-var _ admission.ValidationInterface = (*NodeRestriction)(nil)
+var (
+	_ admission.MutationInterface   = (*NodeRestriction)(nil)
+	_ admission.ValidationInterface = (*NodeRestriction)(nil)
+)
 
 // RegisterNodeRestriction makes the plugin known to an admission chain.
 func RegisterNodeRestriction(plugins *admission.Plugins, objects NodeObjects) {
 	plugins.Register(NodeRestrictionPlugin, func(io.Reader) (admission.Interface, error) {
 		return &NodeRestriction{admission.NewHandler(admission.Create, admission.Update, admission.Delete), objects}, nil
 	})
+}
+
+// Admit implements admission.MutationInterface and changes nothing. It looks at what
+// a kubelet asked for before the server fills in what was left out: an audience.
+func (p *NodeRestriction) Admit(ctx context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
+	r := a.GetResource()
+	if r.Group != "" || r.Resource != "serviceaccounts" || a.GetSubresource() != "token" {
+		return nil
+	}
+	node, ok := nodeOf(a.GetUserInfo())
+	if !ok || node == "" {
+		return nil // Validate says it
+	}
+	return p.token(ctx, node, a)
 }
 
 // Validate implements admission.ValidationInterface.
@@ -61,8 +78,6 @@ func (p *NodeRestriction) Validate(ctx context.Context, a admission.Attributes, 
 		return p.node(node, a)
 	case "/persistentvolumeclaims/status":
 		return p.claimStatus(a)
-	case "/serviceaccounts/token":
-		return p.token(ctx, node, a)
 	case "coordination.k8s.io/leases/":
 		return p.lease(node, a)
 	case "storage.k8s.io/csinodes/":
