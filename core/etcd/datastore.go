@@ -146,7 +146,8 @@ func final(err error) bool {
 	case codes.PermissionDenied, codes.Unauthenticated:
 		return true
 	default:
-		return strings.Contains(err.Error(), "authentication handshake failed: tls:") || strings.Contains(err.Error(), "x509:")
+		return strings.Contains(err.Error(), "authentication handshake failed: tls:") || strings.Contains(err.Error(), "x509:") ||
+			strings.Contains(err.Error(), "remote error: tls:")
 	}
 }
 

@@ -73,7 +73,9 @@ func (c *cluster) testUp(t *testing.T) {
 	}
 }
 
-func (c *cluster) testExample(t *testing.T) {
+// importImages puts those of the example into the runtime.
+func importImages(t *testing.T, c *cluster) {
+	t.Helper()
 	tars, err := filepath.Glob(filepath.Join(repository, ".cache/images/*.tar"))
 	if err != nil || len(tars) == 0 {
 		t.Fatalf("no images in .cache/images (test/example/images makes them): %v", err)
@@ -85,6 +87,10 @@ func (c *cluster) testExample(t *testing.T) {
 		}
 		c.keelson(t, "image", "import", abs)
 	}
+}
+
+func (c *cluster) testExample(t *testing.T) {
+	importImages(t, c)
 	if list := c.keelson(t, "image", "list"); !strings.Contains(list, "example/counter:v2") {
 		t.Errorf("keelson image list lacks example/counter:v2:\n%s", list)
 	}

@@ -121,7 +121,7 @@ func (m *machine) command(name string, args ...string) *exec.Cmd {
 	if name == "keelson" {
 		name = m.bin
 		switch args[0] {
-		case "up", "down", "uninstall", "server", "agent":
+		case "up", "down", "uninstall", "server", "agent", "restore":
 			args = append(args, "--data-dir="+m.data, "--run-dir="+m.run)
 		case "image":
 			args = append(args, "--run-dir="+m.run)

@@ -31,7 +31,7 @@ type Server struct {
 	Endpoint string
 
 	binary, dir string
-	ports       [2]int
+	ports       [3]int // for clients, members, and health without certificates
 	flags       []string
 	cmd         *exec.Cmd
 	log         *os.File
@@ -53,7 +53,12 @@ func Find() (string, error) {
 // and fails where CI=true.
 func Start(t testing.TB, flags ...string) *Server {
 	t.Helper()
-	s, err := Run(t.TempDir(), flags...)
+	return start(t, "http", flags...)
+}
+
+func start(t testing.TB, scheme string, flags ...string) *Server {
+	t.Helper()
+	s, err := run(t.TempDir(), scheme, flags...)
 	if errors.Is(err, ErrMissing) && os.Getenv("CI") != "true" {
 		t.Skip(err)
 	}
@@ -64,9 +69,17 @@ func Start(t testing.TB, flags ...string) *Server {
 	return s
 }
 
+// StartTLS is Start of an etcd that shows a certificate, and wants those of clients to be of the authority in caFile.
+func StartTLS(t testing.TB, certFile, keyFile, caFile string) *Server {
+	t.Helper()
+	return start(t, "https", "--cert-file", certFile, "--key-file", keyFile, "--client-cert-auth", "--trusted-ca-file", caFile)
+}
+
 // Run starts an etcd with its data in dir and waits until it answers. It ends with
 // this process at the latest.
-func Run(dir string, flags ...string) (*Server, error) {
+func Run(dir string, flags ...string) (*Server, error) { return run(dir, "http", flags...) }
+
+func run(dir, scheme string, flags ...string) (*Server, error) {
 	binary, err := Find()
 	if err != nil {
 		return nil, err
@@ -75,7 +88,7 @@ func Run(dir string, flags ...string) (*Server, error) {
 	if err := s.choosePorts(); err != nil {
 		return nil, err
 	}
-	s.Endpoint = "http://127.0.0.1:" + strconv.Itoa(s.ports[0])
+	s.Endpoint = scheme + "://127.0.0.1:" + strconv.Itoa(s.ports[0])
 	return s, s.Restart()
 }
 
@@ -102,7 +115,7 @@ func (s *Server) Restart() error {
 	s.cmd = exec.Command(s.binary, append([]string{ //nolint:noctx // ended by Stop
 		"--data-dir", filepath.Join(s.dir, "data"), "--listen-client-urls", s.Endpoint, "--advertise-client-urls", s.Endpoint,
 		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "default=" + peer,
-		"--unsafe-no-fsync",
+		"--listen-metrics-urls", s.health(), "--unsafe-no-fsync",
 	}, s.flags...)...)
 	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -127,8 +140,11 @@ func (s *Server) Restart() error {
 	}
 }
 
+// health is where it tells everybody how it is.
+func (s *Server) health() string { return "http://127.0.0.1:" + strconv.Itoa(s.ports[2]) }
+
 func (s *Server) healthy(ctx context.Context) bool {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.Endpoint+"/health", http.NoBody)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.health()+"/health", http.NoBody)
 	if err != nil {
 		return false
 	}
