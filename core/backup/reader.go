@@ -147,8 +147,7 @@ func short(err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return fmt.Errorf("%w: it is cut short", ErrBackup)
 	}
-	var path *fs.PathError
-	if errors.As(err, &path) { // the disk's error, not the content's
+	if _, ok := errors.AsType[*fs.PathError](err); ok { // the disk's error, not the content's
 		return err
 	}
 	return fmt.Errorf("%w: %w", ErrBackup, err)

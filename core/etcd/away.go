@@ -20,8 +20,7 @@ type telling struct{ storage.Interface }
 // all the same, so they are not told to repeat it.
 func away(err error) error {
 	var code codes.Code
-	var known rpctypes.EtcdError
-	if errors.As(err, &known) {
+	if known, ok := errors.AsType[rpctypes.EtcdError](err); ok {
 		code = known.Code()
 	} else if s, ok := status.FromError(err); ok {
 		code = s.Code()

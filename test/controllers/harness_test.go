@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
@@ -34,6 +35,13 @@ func start(t testing.TB, config string, nodes ...string) *cluster {
 	c.nodes = server.Nodes(t, nodes...)
 	c.run(controllers.Plugin, config)
 	c.run(scheduler.Plugin, `{"initialBackoff":"100ms"}`)
+	// The controllers make it, and on a busy machine pods do not wait long enough for it.
+	c.eventually("the account of pods is there", func() string {
+		if _, err := c.admin.CoreV1().ServiceAccounts("default").Get(c.ctx, "default", metav1.GetOptions{}); err != nil {
+			return err.Error()
+		}
+		return ""
+	})
 	return c
 }
 

@@ -31,7 +31,7 @@ const (
 	enforceMountable = "kubernetes.io/enforce-mountable-secrets"
 	// accountWait is how long a pod's creation waits for the account to appear,
 	// which the controllers make a moment after the namespace.
-	accountWait     = time.Second
+	accountWait     = 2 * time.Second
 	accountInterval = 50 * time.Millisecond
 )
 
@@ -141,7 +141,8 @@ func (s *serviceAccount) account(ctx context.Context, namespace, name string) (*
 	}
 	var account *corev1.ServiceAccount
 	var last error
-	err := wait.PollUntilContextTimeout(ctx, accountInterval, accountWait, true, func(ctx context.Context) (bool, error) {
+	// The last try, too, is to get its answer: it has the request's context, not the wait's.
+	err := wait.PollUntilContextTimeout(ctx, accountInterval, accountWait, true, func(context.Context) (bool, error) {
 		account, last = s.client.CoreV1().ServiceAccounts(namespace).Get(ctx, name, metav1.GetOptions{})
 		if apierrors.IsNotFound(last) {
 			return name != defaultServiceAccount, nil // only the default account is sure to come
