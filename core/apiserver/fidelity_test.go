@@ -249,7 +249,9 @@ var onEtcd = map[string]bool{
 // testPrefix is that of a test's objects in an etcd, see openTestDatastore.
 var testPrefix = regexp.MustCompile("/test/[0-9a-f]{16}/")
 
-func likeRegistry(answer string) string { return testPrefix.ReplaceAllString(answer, etcd.DefaultPrefix+"/") }
+func likeRegistry(answer string) string {
+	return testPrefix.ReplaceAllString(answer, etcd.DefaultPrefix+"/")
+}
 
 // compareAnswers checks the answers against a golden file. Differences on
 // purpose have to be there, and all others must not.

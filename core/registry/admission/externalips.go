@@ -32,7 +32,7 @@ func (*externalIPs) Validate(_ context.Context, a admission.Attributes, _ admiss
 	}
 	for _, ip := range service.Spec.ExternalIPs {
 		if !slices.Contains(had, ip) {
-			return admission.NewForbidden(a, errors.New("Use of external IPs is denied by admission control")) //nolint:revive,staticcheck // upstream's wording
+			return admission.NewForbidden(a, errors.New("Use of external IPs is denied by admission control")) //nolint:staticcheck // upstream's wording
 		}
 	}
 	return nil

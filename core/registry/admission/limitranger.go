@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -188,12 +189,8 @@ func defaultPod(r *corev1.LimitRange, pod *corev1.Pod) {
 	requests, limits := corev1.ResourceList{}, corev1.ResourceList{}
 	for i := range r.Spec.Limits {
 		if item := &r.Spec.Limits[i]; item.Type == corev1.LimitTypeContainer {
-			for k, v := range item.DefaultRequest {
-				requests[k] = v
-			}
-			for k, v := range item.Default {
-				limits[k] = v
-			}
+			maps.Copy(requests, item.DefaultRequest)
+			maps.Copy(limits, item.Default)
 		}
 	}
 	var said []string

@@ -59,7 +59,7 @@ func (p *nodeSelector) Admit(ctx context.Context, a admission.Attributes, _ admi
 	if !ok {
 		return nil
 	}
-	set, err := p.of(ctx, a, pod)
+	set, err := p.of(ctx, a)
 	if err != nil {
 		return err
 	}
@@ -78,7 +78,7 @@ func (p *nodeSelector) Validate(ctx context.Context, a admission.Attributes, _ a
 	if !ok {
 		return nil
 	}
-	set, err := p.of(ctx, a, pod)
+	set, err := p.of(ctx, a)
 	if err != nil {
 		return err
 	}
@@ -95,7 +95,7 @@ func (p *nodeSelector) Validate(ctx context.Context, a admission.Attributes, _ a
 }
 
 // of is what the pod's namespace, or the cluster, adds to the selector.
-func (p *nodeSelector) of(ctx context.Context, a admission.Attributes, pod *corev1.Pod) (labels.Set, error) {
+func (p *nodeSelector) of(ctx context.Context, a admission.Attributes) (labels.Set, error) {
 	if !p.WaitForReady() {
 		return nil, admission.NewForbidden(a, errors.New("not yet ready to handle request"))
 	}
@@ -112,7 +112,7 @@ func (p *nodeSelector) of(ctx context.Context, a admission.Attributes, pod *core
 	}
 	set, err := labels.ConvertSelectorToLabelsMap(text)
 	if err != nil {
-		return nil, apierrors.NewForbidden(corev1.Resource("pods"), pod.Name, err)
+		return nil, err // 500, as upstream
 	}
 	return set, nil
 }

@@ -70,7 +70,7 @@ func (p *owners) Validate(ctx context.Context, a admission.Attributes, _ admissi
 	if a.GetOperation() == admission.Update {
 		attrs := p.attributes(a, "delete", a.GetResource(), "", a.GetNamespace(), a.GetName())
 		if decision, reason, err := p.authz.Authorize(ctx, attrs); decision != authorizer.DecisionAllow {
-			return admission.NewForbidden(a, fmt.Errorf("cannot set an ownerRef on a resource you can't delete: %v, %v", reason, err))
+			return admission.NewForbidden(a, fmt.Errorf("cannot set an ownerRef on a resource you can't delete: %v, %v", reason, err)) //nolint:errorlint // upstream's words, err may be nil
 		}
 	}
 	return p.blocking(ctx, a, refs, old)
@@ -101,7 +101,7 @@ func (p *owners) blocking(ctx context.Context, a admission.Attributes, refs, old
 			}
 			attrs := p.attributes(a, "update", m.Resource, "finalizers", namespace, ref.Name)
 			if decision, reason, err := p.authz.Authorize(ctx, attrs); decision != authorizer.DecisionAllow {
-				return admission.NewForbidden(a, fmt.Errorf("cannot set blockOwnerDeletion if an ownerReference refers to a resource you can't set finalizers on: %v, %v", reason, err))
+				return admission.NewForbidden(a, fmt.Errorf("cannot set blockOwnerDeletion if an ownerReference refers to a resource you can't set finalizers on: %v, %v", reason, err)) //nolint:errorlint // as above
 			}
 		}
 	}

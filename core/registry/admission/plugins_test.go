@@ -32,7 +32,6 @@ import (
 	utilcompatibility "k8s.io/apiserver/pkg/util/compatibility"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
-	"k8s.io/utils/ptr"
 )
 
 // allowNames allows verbs on named objects.
@@ -160,9 +159,9 @@ func TestDefaultStorageClass(t *testing.T) {
 		classes []runtime.Object
 		want    *string
 	}{
-		{"the newest default, by name", &corev1.PersistentVolumeClaim{ObjectMeta: named("c")}, classes, ptr.To("a")},
+		{"the newest default, by name", &corev1.PersistentVolumeClaim{ObjectMeta: named("c")}, classes, new("a")},
 		{"no default", &corev1.PersistentVolumeClaim{ObjectMeta: named("c")}, classes[3:], nil},
-		{"empty class stays", &corev1.PersistentVolumeClaim{ObjectMeta: named("c"), Spec: corev1.PersistentVolumeClaimSpec{StorageClassName: ptr.To("")}}, classes, ptr.To("")},
+		{"empty class stays", &corev1.PersistentVolumeClaim{ObjectMeta: named("c"), Spec: corev1.PersistentVolumeClaimSpec{StorageClassName: new("")}}, classes, new("")},
 		{"class by annotation", &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Name: "c", Annotations: map[string]string{corev1.BetaStorageClassAnnotation: "x"}}}, classes, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -181,8 +180,8 @@ func TestDefaultIngressClass(t *testing.T) {
 		ingress *networkingv1.Ingress
 		want    *string
 	}{
-		{"default", &networkingv1.Ingress{ObjectMeta: named("i")}, ptr.To("x")},
-		{"own", &networkingv1.Ingress{ObjectMeta: named("i"), Spec: networkingv1.IngressSpec{IngressClassName: ptr.To("y")}}, ptr.To("y")},
+		{"default", &networkingv1.Ingress{ObjectMeta: named("i")}, new("x")},
+		{"own", &networkingv1.Ingress{ObjectMeta: named("i"), Spec: networkingv1.IngressSpec{IngressClassName: new("y")}}, new("y")},
 		{"annotation", &networkingv1.Ingress{ObjectMeta: metav1.ObjectMeta{Name: "i", Annotations: map[string]string{ingressClassAnnotation: "z"}}}, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -443,7 +442,7 @@ func TestOwnerReferencesPermissionEnforcement(t *testing.T) {
 		"cannot set an ownerRef on a resource you can't delete: no rule")
 	says(t, run(plugin(t, OwnerReferencesPermissionEnforcementName, "", allowNames{"delete p"}), call{op: admission.Update, resource: "pods", obj: owned, old: pod()}), "")
 	says(t, run(plugin(t, OwnerReferencesPermissionEnforcementName, "", allowNames{}), call{op: admission.Update, resource: "pods", obj: owned, old: owned}), "")
-	ref.BlockOwnerDeletion = ptr.To(true)
+	ref.BlockOwnerDeletion = new(true)
 	blocking := pod(func(p *corev1.Pod) { p.OwnerReferences = []metav1.OwnerReference{ref} })
 	mapper := meta.NewDefaultRESTMapper(nil)
 	for _, c := range []struct {

@@ -3,6 +3,7 @@ package protection
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
@@ -77,12 +78,7 @@ func uses(pod *corev1.Pod, claim string) bool {
 	if control.IsTerminal(pod) {
 		return false
 	}
-	for _, name := range claimsOf(pod) {
-		if name == claim {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(claimsOf(pod), claim)
 }
 
 // NewVolumes guards volumes that are bound to a claim.
@@ -135,10 +131,8 @@ func classUser(ctx context.Context, c *control.Context, class string) (string, e
 		return "", fmt.Errorf("list claims: %w", err)
 	}
 	for i := range claims.Items {
-		for _, name := range classesOf(&claims.Items[i]) {
-			if name == class {
-				return control.Key(&claims.Items[i]), nil
-			}
+		if slices.Contains(classesOf(&claims.Items[i]), class) {
+			return control.Key(&claims.Items[i]), nil
 		}
 	}
 	volumes, err := c.Client.CoreV1().PersistentVolumes().List(ctx, metav1.ListOptions{})
@@ -146,10 +140,8 @@ func classUser(ctx context.Context, c *control.Context, class string) (string, e
 		return "", fmt.Errorf("list volumes: %w", err)
 	}
 	for i := range volumes.Items {
-		for _, name := range classOf(&volumes.Items[i]) {
-			if name == class {
-				return volumes.Items[i].Name, nil
-			}
+		if slices.Contains(classOf(&volumes.Items[i]), class) {
+			return volumes.Items[i].Name, nil
 		}
 	}
 	return "", nil
