@@ -10,6 +10,9 @@ import (
 // so seldom does a batched update have to wait for the disk.
 const reserveAhead = 1000
 
+// reserveFull is the same while the disk is full, so that heartbeats go on in memory for long.
+const reserveFull = 100 * reserveAhead
+
 // What is batched is held in memory until it is compacted. Leases of nodes take some
 // hundred bytes; what is larger, or too much, is written as any other object.
 const (
@@ -238,6 +241,9 @@ func (g *group) reserve() state {
 		s.last = max(g.db.reserved, s.last)
 		if s.last < g.state.last+reserveAhead/2 {
 			s.last = g.state.last + reserveAhead
+			if g.full != nil {
+				s.last = g.state.last + reserveFull
+			}
 		}
 	} else if !g.final {
 		s.last = max(g.db.reserved, s.last)

@@ -110,7 +110,7 @@ func setAside(dir string, tables map[uint64]string) error {
 // badgerOptions bound Badger's memory and make it durable.
 func badgerOptions(o *Options, dir string) badger.Options {
 	return badger.DefaultOptions(dir).
-		WithLogger(badgerLog{o.Log}).
+		WithLogger(badgerLog{log: o.Log, dir: o.Dir, need: o.tableBytes()}).
 		WithSyncWrites(true).
 		WithDetectConflicts(false). // there is one writer
 		WithMetricsEnabled(false).

@@ -41,6 +41,8 @@ func TestMain(m *testing.M) {
 		childVerify()
 	case "verify many":
 		childVerifyMany()
+	case "full":
+		childFull()
 	case "churn":
 		childCrash()
 	}

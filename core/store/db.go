@@ -42,6 +42,7 @@ type DB struct {
 	state    state  // owned by the writer
 	reserved uint64 // last revision that is noted on disk as given; owned by the writer
 	batch    *batch
+	wal      *wal
 
 	mu       sync.RWMutex // guards all below; only the writer changes rev, compact and the index's tree, so it reads them unlocked
 	index    *index
@@ -102,7 +103,13 @@ func (db *DB) openFiles() error {
 			db.log.Warn("File HEAD was missing, so a loss of the newest writes cannot be ruled out", "dir", db.opts.Dir)
 		}
 	}
+	if err := checkOpenSpace(&db.opts); err != nil {
+		return err
+	}
 	if db.badger, err = openBadger(bopts); err != nil {
+		return err
+	}
+	if db.wal, err = openWAL(dir, db.opts.memTable); err != nil {
 		return err
 	}
 	if limit := db.badger.MaxBatchSize(); limit < int64(db.opts.groupBytes())*9/8 {
@@ -284,7 +291,12 @@ func (db *DB) Close() error {
 func (db *DB) closeFiles() error {
 	var errs []error
 	if db.badger != nil {
-		errs = append(errs, db.badger.Close())
+		if free, err := freeBytes(db.opts.Dir); err == nil && free < db.opts.tableBytes() && db.opts.MinFreeBytes >= 0 {
+			// Badger would make tables, and there is no room. All is in the write-ahead logs; the next start reads them.
+			db.log.Warn("Closed store as it is, the disk is full", "dir", db.opts.Dir, "free", free)
+		} else {
+			errs = append(errs, db.badger.Close())
+		}
 	}
 	if db.head != nil {
 		errs = append(errs, db.head.sync(), db.head.f.Close())
@@ -299,7 +311,11 @@ func (db *DB) closeFiles() error {
 }
 
 // badgerLog passes Badger's lines on. Its Info is about tables and levels, Debug for us.
-type badgerLog struct{ log *slog.Logger }
+type badgerLog struct {
+	log  *slog.Logger
+	dir  string // its disk is looked at
+	need int64  // space to have before tables are made
+}
 
 func (l badgerLog) line(level slog.Level, format string, args []any) {
 	if l.log.Enabled(context.Background(), level) {
@@ -317,4 +333,9 @@ func (l badgerLog) Warningf(f string, a ...any) { l.line(slog.LevelWarn, f, a) }
 func (l badgerLog) Infof(f string, a ...any) { l.line(slog.LevelDebug, f, a) }
 
 // Debugf implements badger.Logger.
-func (l badgerLog) Debugf(f string, a ...any) { l.line(slog.LevelDebug-4, f, a) }
+func (l badgerLog) Debugf(f string, a ...any) {
+	l.line(slog.LevelDebug-4, f, a)
+	if strings.Contains(f, "LOG Compact. Added") {
+		l.compacting()
+	}
+}

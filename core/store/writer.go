@@ -4,12 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 
 	"github.com/dgraph-io/badger/v4"
-	"golang.org/x/sys/unix"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 type opKind byte
@@ -166,6 +162,7 @@ type group struct {
 	wrote   bool      // something was added to txn
 	final   bool      // the last group before the DB closes
 	full    error     // not nil: objects may be deleted, but not written
+	stuck   error     // not nil: nothing may be written
 }
 
 // commit carries out a group. All requests are answered after the sync, refused ones too: a refusal may rest on a
@@ -175,6 +172,15 @@ func (db *DB) commit(ops []*op) {
 	var err error
 	if failed := db.failed.Load(); failed != nil {
 		err = *failed
+	}
+	if err == nil {
+		size := int64(entryOverhead)
+		for _, o := range ops {
+			size += int64(o.size())
+		}
+		if g.stuck = db.room(size); g.stuck != nil {
+			g.full = g.stuck
+		}
 	}
 	if err == nil {
 		g.txn = db.badger.NewTransaction(true)
@@ -210,7 +216,9 @@ func (g *group) build(ops []*op) error {
 		var err error
 		switch o.kind {
 		case opCompact:
-			err = g.addCompact(o)
+			if o.err = g.stuck; o.err == nil {
+				err = g.addCompact(o)
+			}
 		case opFlush:
 			g.final = g.final || o.final
 			err = g.addFlush()
@@ -233,6 +241,10 @@ func (g *group) addChange(o *op) error {
 	batched := g.db.batched(o)
 	if o.kind == opPut && g.full != nil && !batched {
 		o.err = g.full
+		return nil
+	}
+	if g.stuck != nil && !batched {
+		o.err = g.stuck
 		return nil
 	}
 	if !batched {
@@ -324,6 +336,9 @@ func (g *group) sync() error {
 	if !g.durable() {
 		return nil
 	}
+	if g.stuck != nil {
+		return g.stuck
+	}
 	counters := g.reserve()
 	err := g.txn.Set([]byte{statePrefix}, counters.encode())
 	if err != nil {
@@ -367,23 +382,4 @@ func (g *group) apply() {
 		default:
 		}
 	}
-}
-
-// diskFull returns the error for writes when the disk is nearly full.
-func (db *DB) diskFull() error {
-	if db.opts.MinFreeBytes < 0 {
-		return nil
-	}
-	var fs unix.Statfs_t
-	if err := unix.Statfs(db.opts.Dir, &fs); err != nil {
-		return fmt.Errorf("free space of %s: %w", db.opts.Dir, err)
-	}
-	free := int64(fs.Bavail) * fs.Bsize
-	if free >= db.opts.MinFreeBytes {
-		return nil
-	}
-	return &apierrors.StatusError{ErrStatus: metav1.Status{
-		Status: metav1.StatusFailure, Code: http.StatusInsufficientStorage, Reason: metav1.StatusReasonInternalError,
-		Message: fmt.Sprintf("the disk of %s has %d bytes left, writes need %d: free some space", db.opts.Dir, free, db.opts.MinFreeBytes),
-	}}
 }
