@@ -80,6 +80,9 @@ type crashModel struct {
 	opened   uint64
 
 	opening, closing int
+
+	cut func() // cuts the power; nil: the process is killed only
+
 }
 
 func (m *crashModel) plan(round int) crashPlan {
@@ -125,7 +128,12 @@ func (m *crashModel) run(dir string, plan crashPlan) {
 			said = line
 		}
 		if line == plan.after && !plan.last {
-			time.AfterFunc(plan.delay, func() { _ = cmd.Process.Kill() })
+			time.AfterFunc(plan.delay, func() {
+				if m.cut != nil {
+					m.cut()
+				}
+				_ = cmd.Process.Kill()
+			})
 		}
 	}
 	_ = cmd.Wait() // killed
@@ -163,6 +171,8 @@ func (m *crashModel) take(line string) bool {
 		m.compact = max(m.compact, parse(f[1]))
 	case line == "start", line == "closing", line == "closed":
 		return false
+	case m.cut != nil && strings.HasPrefix(line, "error write: commit to store"):
+		// the disk is gone, and the kill comes
 	default:
 		m.t.Errorf("round %d: the child says %q", m.round, line)
 	}

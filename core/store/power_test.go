@@ -1,0 +1,87 @@
+package store
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	ext4Shutdown   = 0x8004587d // EXT4_IOC_SHUTDOWN, _IOR('X', 125, __u32)
+	shutdownNoSync = 2          // neither data nor the journal are written any more
+)
+
+// TestRootPowerLoss cuts the power again and again: on an ext4 of its own, the kernel is told to write nothing more, as
+// if the machine had gone at that moment. What was not synced is lost, and nothing that was acknowledged may be.
+func TestRootPowerLoss(t *testing.T) {
+	rounds := 8
+	switch {
+	case long():
+		rounds = 200
+	case testing.Short():
+		rounds = 2
+	}
+	image := filepath.Join(t.TempDir(), "disk")
+	if err := os.WriteFile(image, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(image, 256<<20); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("mkfs.ext4", "-q", "-F", image).CombinedOutput(); err != nil {
+		needsRoot(t, "mkfs.ext4: "+string(out), err)
+	}
+	seed := uint64(time.Now().UnixNano())
+	m := &crashModel{
+		t: t, acks: map[uint64]crashWrite{}, newest: map[string]uint64{}, removed: map[string]uint64{},
+		rand: rand.New(rand.NewPCG(seed, 1)),
+	}
+	disk := t.TempDir()
+	for m.round = range rounds {
+		if out, err := exec.Command("mount", "-o", "loop", image, disk).CombinedOutput(); err != nil {
+			needsRoot(t, "mount: "+string(out), err)
+		}
+		unmount := func() {
+			waitFor(t, "the disk is not in use", func() bool { return unix.Unmount(disk, 0) == nil || !mounted(disk) })
+		}
+		delay := time.Duration(m.rand.IntN(300)) * time.Millisecond
+		m.cut = func() { cutPower(t, disk) }
+		m.run(filepath.Join(disk, "store"), crashPlan{after: "dumped", delay: delay})
+		unmount()
+		if t.Failed() {
+			t.Fatalf("round %d failed; the seed was %d", m.round, seed)
+		}
+	}
+	t.Logf("seed %d: %d rounds, %d writes acknowledged up to revision %d", seed, rounds, len(m.acks), m.top)
+	if len(m.acks) < 10*rounds {
+		t.Error("the rounds did too little to show anything")
+	}
+}
+
+func mounted(dir string) bool {
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	return err != nil || strings.Contains(string(b), " "+dir+" ")
+}
+
+func cutPower(t *testing.T, disk string) {
+	f, err := os.Open(disk)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer f.Close()
+	flags := uint32(shutdownNoSync)
+	//nolint:gosec // the kernel reads the four bytes
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), ext4Shutdown, uintptr(unsafe.Pointer(&flags)))
+	if errno != 0 {
+		t.Error(fmt.Errorf("shut the file system down: %w", errno))
+	}
+}
