@@ -151,6 +151,11 @@ func (a *asker) path(obj map[string]any) string {
 
 func (a *asker) do(method, path string, body any, accept string) (code int, out map[string]any, warnings []string) {
 	a.t.Helper()
+	return a.send(method, path, asJSON, body, accept)
+}
+
+func (a *asker) send(method, path, contentType string, body any, accept string) (code int, out map[string]any, warnings []string) {
+	a.t.Helper()
 	data, err := json.Marshal(body)
 	if err != nil {
 		a.t.Fatal(err)
@@ -162,7 +167,7 @@ func (a *asker) do(method, path string, body any, accept string) (code int, out 
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Content-Type", contentType)
 	req.Header.Set("Accept", accept)
 	resp, err := a.client.Do(req)
 	if err != nil {

@@ -3,7 +3,7 @@ package autoscaling
 import (
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	apiresource "k8s.io/apimachinery/pkg/api/resource"
-	"k8s.io/apimachinery/pkg/api/validation/path"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -54,7 +54,7 @@ func validateReference(r *autoscalingv2.CrossVersionObjectReference, scaled bool
 			errs = append(errs, field.Required(at.Child(f.name), ""))
 			continue
 		}
-		for _, msg := range path.IsValidPathSegmentName(f.value) {
+		for _, msg := range content.IsPathSegmentName(f.value) {
 			errs = append(errs, field.Invalid(at.Child(f.name), f.value, msg))
 		}
 	}
@@ -165,7 +165,7 @@ func validateIdentifier(m *autoscalingv2.MetricIdentifier, at *field.Path) field
 	if m.Name == "" {
 		errs = append(errs, field.Required(at.Child("name"), "must specify a metric name"))
 	} else {
-		for _, msg := range path.IsValidPathSegmentName(m.Name) {
+		for _, msg := range content.IsPathSegmentName(m.Name) {
 			errs = append(errs, field.Invalid(at.Child("name"), m.Name, msg))
 		}
 	}

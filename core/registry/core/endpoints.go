@@ -11,7 +11,9 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	netutils "k8s.io/utils/net"
 
+	"keelson.dev/keelson/core/registry/podspec"
 	"keelson.dev/keelson/core/registry/resource"
 )
 
@@ -43,15 +45,23 @@ func validateEndpoints(e *corev1.Endpoints) field.ErrorList {
 			errs = append(errs, field.Required(at, "must specify `addresses` or `notReadyAddresses`"))
 		}
 		for j, a := range subset.Addresses {
-			errs = append(errs, validateEndpointIP(a.IP, at.Child("addresses").Index(j))...)
+			errs = append(errs, validateEndpointAddress(&a, at.Child("addresses").Index(j))...)
 		}
 		for j, a := range subset.NotReadyAddresses {
-			errs = append(errs, validateEndpointIP(a.IP, at.Child("notReadyAddresses").Index(j))...)
+			errs = append(errs, validateEndpointAddress(&a, at.Child("notReadyAddresses").Index(j))...)
 		}
 		for j, p := range subset.Ports {
 			pp := at.Child("ports").Index(j)
 			if p.Name == "" && len(subset.Ports) > 1 {
 				errs = append(errs, field.Required(pp.Child("name"), ""))
+			}
+			if p.Name != "" {
+				for _, msg := range validation.IsDNS1123Label(p.Name) {
+					errs = append(errs, field.Invalid(pp.Child("name"), p.Name, msg))
+				}
+			}
+			if p.AppProtocol != nil {
+				errs = append(errs, podspec.ValidateQualifiedName(*p.AppProtocol, pp.Child("appProtocol"))...)
 			}
 			for _, msg := range validation.IsValidPortNum(int(p.Port)) {
 				errs = append(errs, field.Invalid(pp.Child("port"), p.Port, msg))
@@ -64,23 +74,24 @@ func validateEndpoints(e *corev1.Endpoints) field.ErrorList {
 	return errs
 }
 
-func validateEndpointIP(ip string, at *field.Path) field.ErrorList {
-	a, err := netip.ParseAddr(ip)
-	if err != nil {
-		return field.ErrorList{field.Invalid(at.Child("ip"), ip, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)")}
+func validateEndpointAddress(a *corev1.EndpointAddress, at *field.Path) field.ErrorList {
+	ip := at.Child("ip")
+	errs := validation.IsValidIPForLegacyField(ip, a.IP, true, nil)
+	if netutils.ParseIPSloppy(a.IP) == nil {
+		errs = append(errs, field.Invalid(ip, a.IP, "must be a valid IP address"))
 	}
-	at = at.Child("ip")
-	switch {
-	case a.IsUnspecified():
-		return field.ErrorList{field.Invalid(at, ip, fmt.Sprintf("may not be unspecified (%v)", ip))}
-	case a.IsLoopback():
-		return field.ErrorList{field.Invalid(at, ip, "may not be in the loopback range (127.0.0.0/8, ::1/128)")}
-	case a.IsLinkLocalUnicast():
-		return field.ErrorList{field.Invalid(at, ip, "may not be in the link-local range (169.254.0.0/16, fe80::/10)")}
-	case a.IsLinkLocalMulticast():
-		return field.ErrorList{field.Invalid(at, ip, "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)")}
+	errs = append(errs, resource.ValidateEndpointAddress(a.IP, ip)...)
+	if a.Hostname != "" {
+		for _, msg := range validation.IsDNS1123Label(a.Hostname) {
+			errs = append(errs, field.Invalid(at.Child("hostname"), a.Hostname, msg))
+		}
 	}
-	return nil
+	if a.NodeName != nil {
+		for _, msg := range validation.IsDNS1123Subdomain(*a.NodeName) {
+			errs = append(errs, field.Invalid(at.Child("nodeName"), *a.NodeName, msg))
+		}
+	}
+	return errs
 }
 
 // printEndpoints shows three of them, and how many more there are.

@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/registry/rest"
 
@@ -56,15 +57,19 @@ func defaultLimits(item *corev1.LimitRangeItem) {
 
 var resourceQuotas = &resource.Definition[*corev1.ResourceQuota]{
 	GroupVersion: version, Kind: "ResourceQuota", Plural: "resourcequotas", Singular: "resourcequota", ShortNames: []string{"quota"},
-	New:     func() *corev1.ResourceQuota { return &corev1.ResourceQuota{} },
-	NewList: func() runtime.Object { return &corev1.ResourceQuotaList{} },
-	Status:  func(q *corev1.ResourceQuota) any { return &q.Status },
-	Validate: func(q *corev1.ResourceQuota) field.ErrorList {
-		var errs field.ErrorList
-		for name, hard := range q.Spec.Hard {
-			errs = append(errs, podspec.ValidateQuantity(hard, field.NewPath("spec", "hard").Key(string(name)))...)
+	New:      func() *corev1.ResourceQuota { return &corev1.ResourceQuota{} },
+	NewList:  func() runtime.Object { return &corev1.ResourceQuotaList{} },
+	Status:   func(q *corev1.ResourceQuota) any { return &q.Status },
+	Validate: validateQuota,
+	ValidateUpdate: func(q, old *corev1.ResourceQuota) field.ErrorList {
+		if !sets.New(q.Spec.Scopes...).Equal(sets.New(old.Spec.Scopes...)) {
+			return field.ErrorList{field.Invalid(field.NewPath("spec", "scopes"), q.Spec.Scopes, "field is immutable")}
 		}
-		return errs
+		return nil
+	},
+	ValidateStatus: func(q, _ *corev1.ResourceQuota) field.ErrorList {
+		status := field.NewPath("status")
+		return append(validateQuotaList(q.Status.Hard, status.Child("hard")), validateQuotaList(q.Status.Used, status.Child("used"))...)
 	},
 	Columns: []metav1.TableColumnDefinition{
 		resource.NameColumn,

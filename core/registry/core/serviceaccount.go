@@ -34,8 +34,15 @@ var serviceAccounts = &resource.Definition[*corev1.ServiceAccount]{
 	New:           func() *corev1.ServiceAccount { return &corev1.ServiceAccount{} },
 	NewList:       func() runtime.Object { return &corev1.ServiceAccountList{} },
 	PrepareCreate: func(_ context.Context, sa *corev1.ServiceAccount) { forgetSecrets(sa) },
-	Columns:       []metav1.TableColumnDefinition{resource.NameColumn, resource.AgeColumn},
-	Row:           func(sa *corev1.ServiceAccount) []any { return []any{sa.Name, resource.Age(sa)} },
+	Warnings: func(sa *corev1.ServiceAccount) []string {
+		const enforce = "kubernetes.io/enforce-mountable-secrets"
+		if _, ok := sa.Annotations[enforce]; ok {
+			return []string{"metadata.annotations[" + enforce + "]: deprecated in v1.32+; prefer separate namespaces to isolate access to mounted secrets"}
+		}
+		return nil
+	},
+	Columns: []metav1.TableColumnDefinition{resource.NameColumn, resource.AgeColumn},
+	Row:     func(sa *corev1.ServiceAccount) []any { return []any{sa.Name, resource.Age(sa)} },
 	Subresources: func(env *resource.Env, s *resource.Store) map[string]rest.Storage {
 		if env.Tokens == nil {
 			return nil

@@ -6,7 +6,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
-	"k8s.io/apimachinery/pkg/api/validation/path"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
@@ -162,7 +162,7 @@ func validateSegment(v string, at *field.Path) field.ErrorList {
 	if v == "" {
 		return field.ErrorList{field.Required(at, "")}
 	}
-	return invalid(at, v, path.IsValidPathSegmentName(v))
+	return invalid(at, v, content.IsPathSegmentName(v))
 }
 
 func validateIngressAddresses(list []networkingv1.IngressLoadBalancerIngress, at *field.Path) field.ErrorList {

@@ -5,8 +5,8 @@ import (
 	"strings"
 
 	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
-	"k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -40,7 +40,7 @@ var ipAddresses = &resource.Definition[*networkingv1.IPAddress]{
 		errs = append(errs, validateSegment(ref.Resource, at.Child("resource"))...)
 		errs = append(errs, validateSegment(ref.Name, at.Child("name"))...)
 		if ref.Namespace != "" {
-			errs = append(errs, invalid(at.Child("namespace"), ref.Namespace, path.IsValidPathSegmentName(ref.Namespace))...)
+			errs = append(errs, invalid(at.Child("namespace"), ref.Namespace, content.IsPathSegmentName(ref.Namespace))...)
 		}
 		return errs
 	},

@@ -7,8 +7,8 @@ import (
 	"strings"
 
 	policyv1 "k8s.io/api/policy/v1"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
-	"k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -28,7 +28,7 @@ var budgets = &resource.Definition[*policyv1.PodDisruptionBudget]{
 	NewList:  func() runtime.Object { return &policyv1.PodDisruptionBudgetList{} },
 	Spec:     func(b *policyv1.PodDisruptionBudget) any { return &b.Spec },
 	Status:   func(b *policyv1.PodDisruptionBudget) any { return &b.Status },
-	Name:     path.ValidatePathSegmentName,
+	Name:     func(name string, _ bool) []string { return content.IsPathSegmentName(name) },
 	Validate: validate,
 	ValidateStatus: func(b, _ *policyv1.PodDisruptionBudget) field.ErrorList {
 		at := field.NewPath("status")

@@ -53,7 +53,10 @@ var clusterRoles = &resource.Definition[*rbacv1.ClusterRole]{
 				errs = append(errs, field.Required(at, "at least one clusterRoleSelector required if aggregationRule is non-nil"))
 			}
 			for i := range a.ClusterRoleSelectors {
-				errs = append(errs, metav1validation.ValidateLabelSelector(&a.ClusterRoleSelectors[i], metav1validation.LabelSelectorValidationOptions{}, at.Index(i))...)
+				faults := metav1validation.ValidateLabelSelector(&a.ClusterRoleSelectors[i], metav1validation.LabelSelectorValidationOptions{}, at.Index(i))
+				if errs = append(errs, faults...); len(faults) > 0 {
+					errs = append(errs, field.Invalid(at.Index(i), a.ClusterRoleSelectors[i], "invalid label selector."))
+				}
 			}
 		}
 		return errs
