@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -156,9 +157,7 @@ func (p *provider) ca() string {
 func (p *provider) token(t testing.TB, claims map[string]any) string {
 	t.Helper()
 	all := map[string]any{"iss": p.URL, "aud": "cluster", "exp": time.Now().Add(time.Hour).Unix(), "sub": "1"}
-	for k, v := range claims {
-		all[k] = v
-	}
+	maps.Copy(all, claims)
 	body, err := json.Marshal(all)
 	if err != nil {
 		t.Fatal(err)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"k8s.io/apiserver/pkg/authentication/user"
@@ -129,12 +130,7 @@ func (p *abacPolicy) isFor(u user.Info) bool {
 	if p.Group == "" {
 		return matched
 	}
-	for _, g := range u.GetGroups() {
-		if g == p.Group {
-			return p.User == "" || matched
-		}
-	}
-	return false
+	return slices.Contains(u.GetGroups(), p.Group) && (p.User == "" || matched)
 }
 
 func (p *abacPolicy) covers(a authorizer.Attributes) bool {

@@ -230,7 +230,7 @@ func (p *NodeRestriction) node(node string, a admission.Attributes) error {
 	if now.Name != node {
 		return refuse("node %q is not allowed to modify node %q", node, now.Name)
 	}
-	if now.Spec.ConfigSource != nil {
+	if now.Spec.ConfigSource != nil { //nolint:staticcheck // it is no longer used, and refused for that
 		return refuse("node %q is not allowed to set a configSource", node)
 	}
 	if a.GetOperation() == admission.Create {

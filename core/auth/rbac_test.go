@@ -129,7 +129,9 @@ func TestIndexFollowsChanges(t *testing.T) {
 		{"subject taken out", func() { r.set(b) }, false},
 		{"subject put in", func() { b = b.DeepCopy(); b.Subjects = []rbacv1.Subject{userNamed("ann")}; r.set(b) }, true},
 		{"role deleted", func() { r.remove(&rbacv1.Role{ObjectMeta: meta("ns", "pods", "")}) }, false},
-		{"role back", func() { r.set(&rbacv1.Role{ObjectMeta: meta("ns", "pods", ""), Rules: []rbacv1.PolicyRule{rule(verbs("*"), "*", "*")}}) }, true},
+		{"role back", func() {
+			r.set(&rbacv1.Role{ObjectMeta: meta("ns", "pods", ""), Rules: []rbacv1.PolicyRule{rule(verbs("*"), "*", "*")}})
+		}, true},
 		{"binding deleted", func() { r.remove(b) }, false},
 	}
 	for _, s := range steps {

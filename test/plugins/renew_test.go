@@ -126,8 +126,8 @@ func TestRenew(t *testing.T) {
 	if got := asked(); got == until() || !strings.Contains(got, "system:plugin:worker") {
 		t.Errorf("after a month: got %s, want the certificates of before", got)
 	}
-	for _, months := range []time.Duration{11, 11 + 13} {
-		moved.Store(int64(months * month)) // the second time they have ended already, as after a long sleep
+	for _, months := range []int64{11, 11 + 13} {
+		moved.Store(months * int64(month)) // the second time they have ended already, as after a long sleep
 		h.Renew()
 		poll(t, fmt.Sprintf("new certificates after %d months", months), func() bool { return asked() == until() })
 	}
