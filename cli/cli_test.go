@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"slices"
@@ -116,19 +117,29 @@ func TestEveryFlagIsRecalled(t *testing.T) {
 	}
 	values := map[string]string{
 		"run-dir": "/run/x", "cluster-cidr": "10.1.0.0/16", "service-cidr": "10.2.0.0/16", "service-node-port-range": "1-2",
+		"anonymous-auth": "true", "oidc-required-claim": "a=b",
 	}
-	var names []string
+	byType := map[string]string{"bool": "true", "int": "7", "duration": "9s", "float64": "0.01", "float32": "0.5", "int64": "7", "int32": "7"}
+	var flags []*pflag.Flag
 	var probe serverFlags
 	set := pflag.NewFlagSet("up", pflag.ContinueOnError)
 	probe.addFlags(set)
-	set.VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
-	for _, name := range names {
+	set.VisitAll(func(f *pflag.Flag) {
+		if f.Deprecated == "" {
+			flags = append(flags, f)
+		}
+	})
+	for _, f := range flags {
+		name := f.Name
 		if name == "data-dir" {
 			continue
 		}
 		value := values[name]
 		if value == "" {
-			value = "x"
+			value = byType[f.Value.Type()]
+		}
+		if value == "" {
+			value = "/x" // absolute, as paths become
 		}
 		var u upCommand
 		set := pflag.NewFlagSet("up", pflag.ContinueOnError)
@@ -142,7 +153,36 @@ func TestEveryFlagIsRecalled(t *testing.T) {
 		if !slices.Contains(u.flags.args(), "--"+name+"="+value) {
 			t.Errorf("--%s given now is lost: %q", name, u.flags.args())
 		}
+		if kept := keptArgs(t, u.flags); !slices.Contains(kept, "--"+name+"="+value) {
+			t.Errorf("--%s given before is lost: %q", name, kept)
+		}
 	}
+}
+
+// keptArgs is what the next `keelson up` makes of flags when it is given none.
+func keptArgs(t *testing.T, flags serverFlags) []string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "data")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	data, err := json.Marshal(flags)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, settingsFile), data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var u upCommand
+	set := pflag.NewFlagSet("up", pflag.ContinueOnError)
+	u.flags.addFlags(set)
+	if err := set.Parse([]string{"--data-dir=" + dir}); err != nil {
+		t.Fatal(err)
+	}
+	if err := u.recall(set); err != nil {
+		t.Fatal(err)
+	}
+	return u.flags.args()
 }
 
 func TestKubeconfigs(t *testing.T) {

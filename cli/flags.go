@@ -98,6 +98,8 @@ func (f *serverFlags) givenAPI() error {
 		values := []string{flag.Value.String()}
 		if list, ok := flag.Value.(pflag.SliceValue); ok {
 			values = list.GetSlice()
+		} else if flag.Value.Type() == "stringToString" { // which prints itself in brackets
+			values[0] = strings.TrimSuffix(strings.TrimPrefix(values[0], "["), "]")
 		}
 		if _, path := flag.Annotations[apiserver.PathFlag]; path {
 			for i, value := range values {

@@ -87,7 +87,7 @@ func (u *upCommand) recall(given *pflag.FlagSet) error {
 	path := filepath.Join(u.flags.Data, settingsFile)
 	data, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil
+		return u.flags.givenAPI()
 	}
 	if err != nil {
 		return fmt.Errorf("settings of the last keelson up: %w", err)
@@ -117,14 +117,11 @@ func (u *upCommand) recall(given *pflag.FlagSet) error {
 			take()
 		}
 	}
-	return nil
+	return u.flags.givenAPI()
 }
 
 func (u *upCommand) run(ctx context.Context) error {
 	begin := time.Now()
-	if err := u.flags.givenAPI(); err != nil {
-		return err
-	}
 	cfg, err := u.flags.config()
 	if err != nil {
 		return err
