@@ -63,15 +63,15 @@ func (c *crasher) say(format string, args ...any) {
 }
 
 func childCrash() {
-	fmt.Println("start")
+	fmt.Fprintln(os.Stdout, "start")
 	db, err := Open(context.Background(), crashOptions(os.Getenv(childDir)))
 	if err != nil {
-		fmt.Println("error open:", err)
+		fmt.Fprintln(os.Stdout, "error open:", err)
 		os.Exit(3)
 	}
 	s, err := db.newStorage(podConfig(fixture{}), "/pods/", newPod, nil, nil)
 	if err != nil {
-		fmt.Println("error", err)
+		fmt.Fprintln(os.Stdout, "error", err)
 		os.Exit(3)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)

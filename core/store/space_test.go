@@ -28,14 +28,14 @@ func childFull() {
 	o.CompactionWindow = 300 * time.Millisecond
 	db, err := Open(context.Background(), o)
 	if err != nil {
-		fmt.Println("error", err)
+		fmt.Fprintln(os.Stdout, "error", err)
 		os.Exit(3)
 	}
 	var mu sync.Mutex
 	say := func(format string, args ...any) {
 		mu.Lock()
 		defer mu.Unlock()
-		fmt.Printf(format+"\n", args...)
+		fmt.Fprintf(os.Stdout, format+"\n", args...)
 	}
 	ctx := context.Background()
 	write := func(kind opKind, key, value string) (uint64, error) {
