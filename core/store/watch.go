@@ -59,8 +59,8 @@ func (s *Storage) Watch(ctx context.Context, key string, opts storage.ListOption
 		return nil, err
 	}
 	rev, err := s.versioner.ParseResourceVersion(opts.ResourceVersion)
-	if err != nil {
-		return nil, err
+	if err != nil { // as a list says it; the bare error would be a 500
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("invalid resource version: %v", err))
 	}
 	w := &watcher{s: s, key: key, recursive: opts.Recursive, pred: opts.Predicate, after: rev}
 	w.all = w.pred.Empty()

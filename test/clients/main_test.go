@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
 	"os"
 	"os/signal"
 	"strings"
@@ -97,6 +98,9 @@ var panics struct {
 }
 
 func recordPanic(line string) {
+	if strings.Contains(line, http.ErrAbortHandler.Error()) {
+		return // how the generic server breaks a connection on purpose
+	}
 	panics.mu.Lock()
 	defer panics.mu.Unlock()
 	panics.lines = append(panics.lines, line)

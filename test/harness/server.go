@@ -165,7 +165,8 @@ func As(a *pki.Authority, addr, name string, groups ...string) (*rest.Config, er
 // not so yet.
 func Eventually(t testing.TB, what string, f func() string) {
 	t.Helper()
-	const limit = 30 * time.Second
+	// Reflectors wait up to a minute before they try again after a server was away.
+	const limit = 90 * time.Second
 	deadline := time.Now().Add(limit)
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
