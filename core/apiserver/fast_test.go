@@ -93,6 +93,7 @@ var differing = []struct {
 }{
 	{regexp.MustCompile(`"(uid|resourceVersion|continue)":"[^"]*"`), `"$1":"X"`},
 	{regexp.MustCompile(`"(creationTimestamp|deletionTimestamp|time|lastTransitionTime)":"[^"]*"`), `"$1":"T"`},
+	{regexp.MustCompile(`"[0-9]+(s|m|m[0-9]+s)"`), `"AGE"`}, // of tables
 	{regexp.MustCompile(`kube-api-access-[a-z0-9]{5}`), "kube-api-access-R"},
 	{regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`), "U"},
 }
