@@ -14,7 +14,13 @@ import (
 // priority and fairness, limits), so whatever is configured there applies. What
 // it is not sure of goes on to the plain path, which stays as its oracle.
 type fastPath struct {
-	routes map[fastRoute]http.HandlerFunc // set before anything is served
+	routes map[fastRoute]fastHandler // set before anything is served
+}
+
+// fastHandler serves the requests of a route.
+type fastHandler struct {
+	http.HandlerFunc
+	namespaced bool
 }
 
 // fastRoute names a request as the request info does.
@@ -38,10 +44,18 @@ func (f *fastPath) find(r *http.Request) http.HandlerFunc {
 		return nil
 	}
 	h := f.routes[fastRoute{info.APIGroup, info.APIVersion, info.Resource, info.Subresource, info.Verb}]
-	if h == nil || !plainPath(info) || !knownTypes(r) {
+	if h.HandlerFunc == nil || !h.scoped(info) || !plainPath(info) || !knownTypes(r) {
 		return nil
 	}
-	return h
+	return h.HandlerFunc
+}
+
+// scoped tells whether the path names a namespace where one has to be named.
+func (h fastHandler) scoped(info *request.RequestInfo) bool {
+	if info.Namespace == "" {
+		return !h.namespaced || info.Verb == "list" || info.Verb == "watch"
+	}
+	return h.namespaced || info.Resource == "namespaces"
 }
 
 // methods are the verbs that the fast path knows, and how they have to be sent:

@@ -43,7 +43,7 @@ type fastBuilder struct {
 	generic *genericapiserver.GenericAPIServer
 	config  *genericapiserver.Config
 	typer   *ownedfields.Converter
-	routes  map[fastRoute]http.HandlerFunc
+	routes  map[fastRoute]fastHandler
 }
 
 // enableFastPath fills the routes once the kinds are installed.
@@ -51,7 +51,7 @@ func (s *Server) enableFastPath(generic *genericapiserver.GenericAPIServer, gc *
 	if s.config.plainPath {
 		return nil
 	}
-	b := &fastBuilder{generic: generic, config: gc, routes: map[fastRoute]http.HandlerFunc{}}
+	b := &fastBuilder{generic: generic, config: gc, routes: map[fastRoute]fastHandler{}}
 	var sample []runtime.Object
 	for _, g := range groups {
 		for _, gv := range g.PrioritizedVersions {
@@ -140,7 +140,8 @@ func (b *fastBuilder) route(verb, metric string, scope *handlers.RequestScope, h
 		return metrics.InstrumentHandlerFunc(metric, r.Group, r.Version, r.Resource, scope.Subresource, where, metrics.APIServerComponent, false, "", h)
 	}
 	one, some, all := instrumented("resource"), instrumented("namespace"), instrumented("cluster")
-	b.routes[fastRoute{r.Group, r.Version, r.Resource, scope.Subresource, verb}] = func(w http.ResponseWriter, req *http.Request) {
+	clusterScoped := scope.Namer.(handlers.ContextBasedNaming).ClusterScoped
+	b.routes[fastRoute{r.Group, r.Version, r.Resource, scope.Subresource, verb}] = fastHandler{namespaced: !clusterScoped, HandlerFunc: func(w http.ResponseWriter, req *http.Request) {
 		info, ok := request.RequestInfoFrom(req.Context())
 		switch {
 		case !ok || metric != "LIST":
@@ -150,7 +151,7 @@ func (b *fastBuilder) route(verb, metric string, scope *handlers.RequestScope, h
 		default:
 			all(w, req)
 		}
-	}
+	}}
 }
 
 // scope is what the generic server's installer gives to the handlers.

@@ -24,10 +24,11 @@ import (
 
 // TestFastFind checks which requests the fast path takes.
 func TestFastFind(t *testing.T) {
-	serve := func(http.ResponseWriter, *http.Request) {}
-	f := &fastPath{routes: map[fastRoute]http.HandlerFunc{}}
+	serve := fastHandler{namespaced: true, HandlerFunc: func(http.ResponseWriter, *http.Request) {}}
+	f := &fastPath{routes: map[fastRoute]fastHandler{}}
 	for _, verb := range []string{"get", "list", "watch", "create", "update", "patch", "delete"} {
 		f.routes[fastRoute{"", "v1", "pods", "", verb}] = serve
+		f.routes[fastRoute{"", "v1", "nodes", "", verb}] = fastHandler{HandlerFunc: serve.HandlerFunc}
 		f.routes[fastRoute{"apps", "v1", "deployments", "status", verb}] = serve
 	}
 	const pods = "/api/v1/namespaces/default/pods"
@@ -42,6 +43,9 @@ func TestFastFind(t *testing.T) {
 		{name: "list of one name", method: "GET", path: pods + "?fieldSelector=metadata.name%3Da", fast: true},
 		{name: "list of all namespaces", method: "GET", path: "/api/v1/pods", fast: true},
 		{name: "watch", method: "GET", path: "/api/v1/pods?watch=1", fast: true},
+		{name: "create without namespace", method: "POST", path: "/api/v1/pods", contentType: "application/json"},
+		{name: "nodes", method: "GET", path: "/api/v1/nodes", fast: true},
+		{name: "nodes in a namespace", method: "GET", path: "/api/v1/namespaces/default/nodes"},
 		{name: "watch by prefix", method: "GET", path: "/api/v1/watch/pods"},
 		{name: "watch by prefix in a namespace", method: "GET", path: "/api/v1/watch/namespaces/default/pods"},
 		{name: "trailing slash", method: "GET", path: pods + "/"},

@@ -27,7 +27,7 @@ var (
 	ageCell   = regexp.MustCompile(`"(\d+[smhd])+"`)
 	pointer   = regexp.MustCompile(`0x[0-9a-f]{6,}`)
 	apiAccess = regexp.MustCompile(`kube-api-access-[a-z0-9]{5}`)
-	packageOf = regexp.MustCompile(`\b(core|v1|apps|batch|policy|rbac|discovery|coordination|networking)\.([A-Z])`)
+	packageOf = regexp.MustCompile(`\b(core|v1|apps|batch|policy|rbac|discovery|coordination|networking|authentication|authorization|autoscaling)\.([A-Z])`)
 	clusterIP = regexp.MustCompile(`\b10\.(9[6-9]|10\d|11[01])\.\d+\.\d+(/\d+)?\b`)
 	timeStamp = regexp.MustCompile(`\b202[5-9]-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z`)
 	uid       = regexp.MustCompile(`\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b`)

@@ -18,17 +18,17 @@ type healthChecker interface {
 func (s *Server) addStoreChecks(gc *genericapiserver.Config) {
 	checker, ok := s.config.DB.(healthChecker)
 	if !ok {
-		gc.AddHealthChecks(s.storeCheck())
+		gc.AddHealthChecks(s.storeCheck("store"), s.storeCheck("etcd")) // the latter for who asks as upstream is asked
 		return
 	}
 	health, ready := checker.HealthChecks()
-	gc.AddHealthzChecks(s.storeCheck(), health)
-	gc.AddReadyzChecks(s.storeCheck(), health, ready)
+	gc.AddHealthzChecks(s.storeCheck("store"), health)
+	gc.AddReadyzChecks(s.storeCheck("store"), health, ready)
 }
 
-// storeCheck asks the store whether it can serve.
-func (s *Server) storeCheck() healthz.HealthChecker {
-	return healthz.NamedCheck("store", func(*http.Request) error { return s.storage.ready() })
+// storeCheck, under a name, asks the store whether it can serve.
+func (s *Server) storeCheck(name string) healthz.HealthChecker {
+	return healthz.NamedCheck(name, func(*http.Request) error { return s.storage.ready() })
 }
 
 // readyCheck holds readiness back until the cluster's own objects are written.

@@ -268,7 +268,7 @@ func (l *list) finish(listObj runtime.Object) error {
 func (l *list) readError(err error, withRev int64) error {
 	switch {
 	case errors.Is(err, errFuture):
-		return storage.NewTooLargeResourceVersionError(uint64(withRev), l.s.db.Revision(), 0)
+		return storage.NewTooLargeResourceVersionError(uint64(withRev), l.s.db.Revision(), 1)
 	case !errors.Is(err, errCompacted):
 		return err
 	case l.opts.Predicate.Continue == "":

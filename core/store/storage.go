@@ -149,6 +149,9 @@ func (s *Storage) decode(data []byte, rev uint64) (runtime.Object, error) {
 func (s *Storage) decodeInto(data []byte, rev uint64, into runtime.Object) (runtime.Object, error) {
 	obj, _, err := s.codec.Decode(data, nil, into)
 	if err == nil {
+		if _, untyped := obj.(runtime.Unstructured); !untyped { // the encoder sets it, for a list but on the list
+			obj.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
+		}
 		err = s.versioner.UpdateObject(obj, rev)
 	}
 	if err != nil && s.wrapDecode {
@@ -250,7 +253,7 @@ func (s *Storage) checkMinimum(minimum string, rev uint64) error {
 		return apierrors.NewBadRequest(fmt.Sprintf("invalid resource version: %v", err))
 	}
 	if want > rev {
-		return storage.NewTooLargeResourceVersionError(want, rev, 0)
+		return storage.NewTooLargeResourceVersionError(want, rev, 1)
 	}
 	return nil
 }

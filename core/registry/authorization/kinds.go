@@ -42,8 +42,9 @@ func subject(ctx context.Context, env *resource.Env, obj runtime.Object) (runtim
 	r := obj.(*authorizationv1.SubjectAccessReview)
 	errs := validate(r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes)
 	errs = append(errs, validateSubject(r.Spec)...)
+	errs = append(errs, noMetadata(r.ObjectMeta, "must be empty")...)
 	if len(errs) > 0 {
-		return nil, invalid("SubjectAccessReview", errs)
+		return nil, invalid(errs)
 	}
 	r.Status = ask(ctx, env, subjectOf(r.Spec), r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes)
 	return r, nil
@@ -53,6 +54,9 @@ func local(ctx context.Context, env *resource.Env, obj runtime.Object) (runtime.
 	r := obj.(*authorizationv1.LocalSubjectAccessReview)
 	errs := validateSubject(r.Spec)
 	namespace := genericapirequest.NamespaceValue(ctx)
+	bare := r.ObjectMeta
+	bare.Namespace = ""
+	errs = append(errs, noMetadata(bare, "must be empty except for namespace")...)
 	spec := field.NewPath("spec")
 	switch a := r.Spec.ResourceAttributes; {
 	case a == nil || r.Spec.NonResourceAttributes != nil:
@@ -61,7 +65,7 @@ func local(ctx context.Context, env *resource.Env, obj runtime.Object) (runtime.
 		errs = append(errs, field.Invalid(spec.Child("resourceAttributes", "namespace"), a.Namespace, "must match metadata.namespace"))
 	}
 	if len(errs) > 0 {
-		return nil, invalid("LocalSubjectAccessReview", errs)
+		return nil, invalid(errs)
 	}
 	r.Status = ask(ctx, env, subjectOf(r.Spec), r.Spec.ResourceAttributes, nil)
 	return r, nil
@@ -69,8 +73,9 @@ func local(ctx context.Context, env *resource.Env, obj runtime.Object) (runtime.
 
 func self(ctx context.Context, env *resource.Env, obj runtime.Object) (runtime.Object, error) {
 	r := obj.(*authorizationv1.SelfSubjectAccessReview)
-	if errs := validate(r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes); len(errs) > 0 {
-		return nil, invalid("SelfSubjectAccessReview", errs)
+	errs := validate(r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes)
+	if errs = append(errs, noMetadata(r.ObjectMeta, "must be empty")...); len(errs) > 0 {
+		return nil, invalid(errs)
 	}
 	u, ok := genericapirequest.UserFrom(ctx)
 	if !ok {
@@ -182,32 +187,4 @@ func subjectOf(s authorizationv1.SubjectAccessReviewSpec) user.Info {
 		u.Extra[strings.ToLower(k)] = v
 	}
 	return u
-}
-
-func validate(res *authorizationv1.ResourceAttributes, other *authorizationv1.NonResourceAttributes) field.ErrorList {
-	spec := field.NewPath("spec")
-	switch {
-	case res != nil && other != nil:
-		return field.ErrorList{field.Invalid(spec.Child("nonResourceAttributes"), other, "cannot be specified in combination with resourceAttributes")}
-	case res != nil && res.FieldSelector != nil && res.FieldSelector.RawSelector != "" && len(res.FieldSelector.Requirements) > 0:
-		return field.ErrorList{field.Invalid(spec.Child("resourceAttributes", "fieldSelector", "rawSelector"), res.FieldSelector.RawSelector,
-			"may not specified at the same time as requirements")}
-	case res != nil && res.LabelSelector != nil && res.LabelSelector.RawSelector != "" && len(res.LabelSelector.Requirements) > 0:
-		return field.ErrorList{field.Invalid(spec.Child("resourceAttributes", "labelSelector", "rawSelector"), res.LabelSelector.RawSelector,
-			"may not specified at the same time as requirements")}
-	case res == nil && other == nil:
-		return field.ErrorList{field.Invalid(spec.Child("resourceAttributes"), other, "exactly one of nonResourceAttributes or resourceAttributes must be specified")}
-	}
-	return nil
-}
-
-func validateSubject(s authorizationv1.SubjectAccessReviewSpec) field.ErrorList {
-	if s.User == "" && len(s.Groups) == 0 {
-		return field.ErrorList{field.Invalid(field.NewPath("spec", "user"), s.User, "at least one of user or group must be specified")}
-	}
-	return nil
-}
-
-func invalid(kind string, errs field.ErrorList) error {
-	return apierrors.NewInvalid(version.WithKind(kind).GroupKind(), "", errs)
 }

@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/duration"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apiserver/pkg/registry/rest"
 
 	"keelson.dev/keelson/core/registry/podspec"
 	"keelson.dev/keelson/core/registry/resource"
@@ -51,6 +52,7 @@ var jobs = &resource.Definition[*batchv1.Job]{
 	Spec:              func(j *batchv1.Job) any { return &j.Spec },
 	Status:            func(j *batchv1.Job) any { return &j.Status },
 	GarbageCollection: "OrphanDependents",
+	Wrap:              func(_ *resource.Env, s *resource.Store) rest.Storage { return &jobREST{s} },
 	Labels:            []string{"status.successful"},
 	LabelFault:        "field label %q not supported for Job",
 	Fields: func(j *batchv1.Job) fields.Set {

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	genericregistry "k8s.io/apiserver/pkg/registry/generic/registry"
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/apiserver/pkg/storage"
 	storeerr "k8s.io/apiserver/pkg/storage/errors"
@@ -48,9 +49,8 @@ var namespaces = &resource.Definition[*corev1.Namespace]{
 	Row: func(ns *corev1.Namespace) []any { return []any{ns.Name, string(ns.Status.Phase), resource.Age(ns)} },
 	Setup: func(_ *resource.Env, s *resource.Store) error {
 		s.ReturnDeletedObject = true
-		s.ShouldDeleteDuringUpdate = func(_ context.Context, _ string, obj, existing runtime.Object) bool {
-			ns, old := obj.(*corev1.Namespace), existing.(*corev1.Namespace)
-			return len(ns.Spec.Finalizers) == 0 && len(old.Spec.Finalizers) == 0 && gone(ns)
+		s.ShouldDeleteDuringUpdate = func(ctx context.Context, key string, obj, existing runtime.Object) bool {
+			return len(obj.(*corev1.Namespace).Spec.Finalizers) == 0 && genericregistry.ShouldDeleteDuringUpdate(ctx, key, obj, existing)
 		}
 		return nil
 	},
@@ -102,7 +102,7 @@ func validateNamespace(ns *corev1.Namespace) field.ErrorList {
 }
 
 func validateNamespaceStatus(ns, _ *corev1.Namespace) field.ErrorList {
-	path := field.NewPath("status", "phase")
+	path := field.NewPath("status", "Phase") // upstream's spelling
 	if ns.DeletionTimestamp.IsZero() && ns.Status.Phase != corev1.NamespaceActive {
 		return field.ErrorList{field.Invalid(path, ns.Status.Phase, "may only be 'Active' if `deletionTimestamp` is empty")}
 	}
@@ -136,6 +136,11 @@ func (r *finalizeREST) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set 
 
 // finalizeStrategy updates spec.finalizers only.
 type finalizeStrategy struct{ rest.RESTUpdateStrategy }
+
+// ValidateUpdate implements rest.RESTUpdateStrategy.
+func (f finalizeStrategy) ValidateUpdate(ctx context.Context, obj, old runtime.Object) field.ErrorList {
+	return append(validateNamespace(obj.(*corev1.Namespace)), f.RESTUpdateStrategy.ValidateUpdate(ctx, obj, old)...)
+}
 
 func (finalizeStrategy) PrepareForUpdate(_ context.Context, obj, old runtime.Object) {
 	obj.(*corev1.Namespace).Status = old.(*corev1.Namespace).Status

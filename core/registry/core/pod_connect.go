@@ -68,6 +68,9 @@ func kubelet(ctx context.Context, env *resource.Env, node string) (*url.URL, htt
 
 // locate gives the kubelet's URL for a path below /verb/namespace/pod[/container].
 func (c connector) locate(ctx context.Context, pod *corev1.Pod, verb, container string, query url.Values) (*url.URL, http.RoundTripper, error) {
+	if pod.Spec.NodeName == "" {
+		return nil, nil, apierrors.NewBadRequest(fmt.Sprintf("pod %s does not have a host assigned", pod.Name))
+	}
 	base, transport, err := kubelet(ctx, c.env, pod.Spec.NodeName)
 	if err != nil {
 		return nil, nil, err
@@ -195,9 +198,6 @@ func (r *streamREST) Connect(ctx context.Context, name string, options runtime.O
 	pod, err := r.pod(ctx, name)
 	if err != nil {
 		return nil, err
-	}
-	if pod.Spec.NodeName == "" {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("pod %s does not have a host assigned", name))
 	}
 	location, transport, streams, err := r.target(ctx, r.connector, pod, options)
 	if err != nil {

@@ -26,7 +26,7 @@ import (
 var proxyMethods = []string{"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"}
 
 // splitTarget takes [scheme:]name[:port] apart.
-func splitTarget(id string) (scheme, name, port string, err error) {
+func splitTarget(what, id string) (scheme, name, port string, err error) {
 	parts := strings.Split(id, ":")
 	switch {
 	case len(parts) == 1:
@@ -39,7 +39,7 @@ func splitTarget(id string) (scheme, name, port string, err error) {
 		}
 		return parts[0], parts[1], parts[2], nil
 	}
-	return "", "", "", apierrors.NewBadRequest(fmt.Sprintf("invalid request %q: want [scheme:]name[:port]", id))
+	return "", "", "", apierrors.NewBadRequest(fmt.Sprintf("invalid %s request %q", what, id))
 }
 
 // workloads is the transport to pods. Their certificates are whatever they like,
@@ -78,7 +78,7 @@ func (r *podProxyREST) NewConnectOptions() (runtime.Object, bool, string) {
 
 // Connect implements rest.Connecter.
 func (r *podProxyREST) Connect(ctx context.Context, id string, options runtime.Object, responder rest.Responder) (http.Handler, error) {
-	scheme, name, port, err := splitTarget(id)
+	scheme, name, port, err := splitTarget("pod", id)
 	if err != nil {
 		return nil, err
 	}
@@ -90,10 +90,7 @@ func (r *podProxyREST) Connect(ctx context.Context, id string, options runtime.O
 		port = firstPort(pod)
 	}
 	ip := net.ParseIP(podIP(pod))
-	if ip == nil {
-		return nil, apierrors.NewServiceUnavailable(fmt.Sprintf("pod %s has no address yet", name))
-	}
-	if ip.IsLoopback() || ip.IsLinkLocalUnicast() {
+	if ip == nil || ip.IsLoopback() || ip.IsLinkLocalUnicast() {
 		return nil, apierrors.NewBadRequest("address not allowed")
 	}
 	return pass(scheme, net.JoinHostPort(ip.String(), port), options.(*corev1.PodProxyOptions).Path, responder), nil
@@ -132,7 +129,7 @@ func (r *serviceProxyREST) NewConnectOptions() (runtime.Object, bool, string) {
 
 // Connect implements rest.Connecter.
 func (r *serviceProxyREST) Connect(ctx context.Context, id string, options runtime.Object, responder rest.Responder) (http.Handler, error) {
-	scheme, name, port, err := splitTarget(id)
+	scheme, name, port, err := splitTarget("service", id)
 	if err != nil {
 		return nil, err
 	}
@@ -161,7 +158,10 @@ func servicePort(s *corev1.Service, port string) (string, error) {
 			return p.Name, nil
 		}
 	}
-	return "", apierrors.NewServiceUnavailable(fmt.Sprintf("no service port %q found for service %q", port, s.Name))
+	if _, err := strconv.Atoi(port); err != nil {
+		return port, nil // of an endpoint
+	}
+	return "", apierrors.NewServiceUnavailable(fmt.Sprintf("no service port %s found for service %q", port, s.Name))
 }
 
 // endpoint gives the address of one ready endpoint.
@@ -175,10 +175,12 @@ func (r *serviceProxyREST) endpoint(ctx context.Context, service, port string) (
 		return "", err
 	}
 	var hosts []string
+	found := false
 	for _, slice := range list.(*discoveryv1.EndpointSliceList).Items {
 		if slice.Labels[discoveryv1.LabelServiceName] != service {
 			continue
 		}
+		found = true
 		for _, p := range slice.Ports {
 			if p.Port == nil || (p.Name != nil && *p.Name != port) || (p.Name == nil && port != "") {
 				continue
@@ -189,6 +191,9 @@ func (r *serviceProxyREST) endpoint(ctx context.Context, service, port string) (
 				}
 			}
 		}
+	}
+	if !found {
+		return "", apierrors.NewNotFound(corev1.Resource("services"), service)
 	}
 	if len(hosts) == 0 {
 		return "", apierrors.NewServiceUnavailable(fmt.Sprintf("no endpoints available for service %q", service))
@@ -217,7 +222,7 @@ func (r *nodeProxyREST) NewConnectOptions() (runtime.Object, bool, string) {
 
 // Connect implements rest.Connecter.
 func (r *nodeProxyREST) Connect(ctx context.Context, id string, options runtime.Object, responder rest.Responder) (http.Handler, error) {
-	_, name, _, err := splitTarget(id)
+	_, name, _, err := splitTarget("node", id)
 	if err != nil {
 		return nil, err
 	}

@@ -98,8 +98,12 @@ func (r *tokenREST) Create(ctx context.Context, name string, obj runtime.Object,
 	if request.Namespace == "" {
 		request.Namespace = sa.Namespace
 	}
-	if request.Name != sa.Name || request.Namespace != namespace {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("the name of the service account (%s/%s) does not match the token request (%s/%s)", sa.Namespace, sa.Name, request.Namespace, request.Name))
+	metadata, kind := field.NewPath("metadata"), authenticationv1.SchemeGroupVersion.WithKind("TokenRequest").GroupKind()
+	if request.Name != sa.Name {
+		return nil, apierrors.NewInvalid(kind, name, field.ErrorList{field.Invalid(metadata.Child("name"), request.Name, "must match the service account name if specified")})
+	}
+	if request.Namespace != namespace {
+		return nil, apierrors.NewInvalid(kind, name, field.ErrorList{field.Invalid(metadata.Child("namespace"), request.Namespace, "must match the service account namespace if specified")})
 	}
 	if request.Spec.ExpirationSeconds == nil {
 		seconds := int64(defaultTokenSeconds)
@@ -122,9 +126,6 @@ func (r *tokenREST) Create(ctx context.Context, name string, obj runtime.Object,
 	if err != nil {
 		return nil, err
 	}
-	if dryrun.IsDryRun(options.DryRun) {
-		return request, nil
-	}
 	token, expires, err := r.env.Tokens.Issue(ctx, sa, bound.pod, bound.secret, bound.node, request.Spec.Audiences, *request.Spec.ExpirationSeconds)
 	if err != nil {
 		return nil, apierrors.NewInternalError(fmt.Errorf("issue token for service account %s/%s: %w", sa.Namespace, sa.Name, err))
@@ -132,6 +133,9 @@ func (r *tokenREST) Create(ctx context.Context, name string, obj runtime.Object,
 	if left := int64(time.Until(expires).Round(time.Second) / time.Second); left < *request.Spec.ExpirationSeconds-1 {
 		warning.AddWarning(ctx, "", fmt.Sprintf("requested expiration of %d seconds shortened to %d seconds", *request.Spec.ExpirationSeconds, left))
 		request.Spec.ExpirationSeconds = &left
+	}
+	if dryrun.IsDryRun(options.DryRun) {
+		token = ""
 	}
 	request.Status = authenticationv1.TokenRequestStatus{Token: token, ExpirationTimestamp: metav1.NewTime(expires)}
 	if request.CreationTimestamp.IsZero() {
@@ -164,11 +168,16 @@ func (r *tokenREST) bound(ctx context.Context, t *authenticationv1.TokenRequest)
 	if ref == nil {
 		return b, nil
 	}
-	plural := map[string]string{"v1/Pod": "pods", "v1/Secret": "secrets", "v1/Node": "nodes"}[ref.APIVersion+"/"+ref.Kind]
+	gvk := schema.FromAPIVersionAndKind(ref.APIVersion, ref.Kind)
+	plural := ""
+	if gvk.Group == "" { // in any version
+		plural = map[string]string{"Pod": "pods", "Secret": "secrets", "Node": "nodes"}[gvk.Kind]
+	}
 	store := r.env.Store("", plural)
 	if plural == "" || store == nil {
-		return b, apierrors.NewBadRequest(fmt.Sprintf("cannot bind token for serviceaccount %q to object of type %s/%s", t.Name, ref.APIVersion, ref.Kind))
+		return b, apierrors.NewBadRequest("cannot bind token to object of type " + gvk.String())
 	}
+	ctx = genericapirequest.WithRequestInfo(ctx, &genericapirequest.RequestInfo{APIVersion: "v1", Resource: plural, Name: ref.Name, Namespace: t.Namespace})
 	obj, err := store.Get(ctx, ref.Name, &metav1.GetOptions{})
 	if err != nil {
 		return b, err
@@ -191,7 +200,7 @@ func (r *tokenREST) bound(ctx context.Context, t *authenticationv1.TokenRequest)
 		b.node, uid = o, o.UID
 	}
 	if ref.UID != "" && uid != ref.UID {
-		return b, apierrors.NewConflict(schema.GroupResource{Resource: plural}, ref.Name,
+		return b, apierrors.NewConflict(schema.GroupResource{Resource: gvk.Kind}, ref.Name,
 			fmt.Errorf("the UID in the bound object reference (%s) does not match the UID in record. The object might have been deleted and then recreated", ref.UID))
 	}
 	return b, nil
