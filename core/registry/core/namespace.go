@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -92,10 +93,19 @@ func prepareNamespace(_ context.Context, ns *corev1.Namespace) {
 }
 
 func validateNamespace(ns *corev1.Namespace) field.ErrorList {
+	return finalizerErrors(ns, func(int) *field.Path { return field.NewPath("spec", "finalizers") })
+}
+
+// finalizerErrors wants names with a domain, or Kubernetes' own.
+func finalizerErrors(ns *corev1.Namespace, path func(int) *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	for i, f := range ns.Spec.Finalizers {
 		for _, msg := range validation.IsQualifiedName(string(f)) {
-			errs = append(errs, field.Invalid(field.NewPath("spec", "finalizers").Index(i), string(f), msg))
+			errs = append(errs, field.Invalid(path(i), string(f), msg))
+		}
+		standard := f == corev1.FinalizerKubernetes || f == metav1.FinalizerOrphanDependents || f == metav1.FinalizerDeleteDependents
+		if !standard && !strings.Contains(string(f), "/") {
+			errs = append(errs, field.Invalid(path(i), string(f), "name is neither a standard finalizer name nor is it fully qualified"))
 		}
 	}
 	return errs
@@ -139,7 +149,7 @@ type finalizeStrategy struct{ rest.RESTUpdateStrategy }
 
 // ValidateUpdate implements rest.RESTUpdateStrategy.
 func (f finalizeStrategy) ValidateUpdate(ctx context.Context, obj, old runtime.Object) field.ErrorList {
-	return append(validateNamespace(obj.(*corev1.Namespace)), f.RESTUpdateStrategy.ValidateUpdate(ctx, obj, old)...)
+	return append(finalizerErrors(obj.(*corev1.Namespace), field.NewPath("spec", "finalizers").Index), f.RESTUpdateStrategy.ValidateUpdate(ctx, obj, old)...)
 }
 
 func (finalizeStrategy) PrepareForUpdate(_ context.Context, obj, old runtime.Object) {
