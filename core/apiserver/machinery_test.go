@@ -163,7 +163,7 @@ func wireBody(t *testing.T, body any, kept map[string]string) []byte {
 func leaf(t *testing.T, step string, body []byte, path string) string {
 	var at any
 	_ = json.Unmarshal(body, &at)
-	for _, key := range strings.Split(path, "/") {
+	for key := range strings.SplitSeq(path, "/") {
 		switch v := at.(type) {
 		case map[string]any:
 			at = v[key]
@@ -226,7 +226,7 @@ func bodyText(st step, body []byte) []string {
 		return objectText(st, object)
 	}
 	var lines []string
-	for _, line := range strings.Split(strings.TrimSpace(string(body)), "\n") { // watches, YAML and text
+	for line := range strings.SplitSeq(strings.TrimSpace(string(body)), "\n") { // watches, YAML and text
 		var event struct {
 			Type   string
 			Object map[string]any

@@ -33,7 +33,7 @@ func (r *jobREST) DeleteCollection(ctx context.Context, validate rest.ValidateOb
 }
 
 func warnOfOrphans(ctx context.Context, options *metav1.DeleteOptions) {
-	if options == nil || options.PropagationPolicy != nil || options.OrphanDependents != nil {
+	if options == nil || options.PropagationPolicy != nil || options.OrphanDependents != nil { //nolint:staticcheck // clients still send it
 		return
 	}
 	warning.AddWarning(ctx, "", "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning")

@@ -61,12 +61,6 @@ var namespaces = &resource.Definition[*corev1.Namespace]{
 	},
 }
 
-// gone says whether nothing but a grace period of 0 is left of the object.
-func gone(ns *corev1.Namespace) bool {
-	return ns.DeletionTimestamp != nil && len(ns.Finalizers) == 0 &&
-		(ns.DeletionGracePeriodSeconds == nil || *ns.DeletionGracePeriodSeconds == 0)
-}
-
 func defaultNamespace(ns *corev1.Namespace) {
 	if ns.Status.Phase == "" {
 		ns.Status.Phase = corev1.NamespaceActive
