@@ -6,6 +6,7 @@ package autoscaling
 import (
 	"context"
 	"fmt"
+	"strings"
 	"strconv"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
@@ -134,11 +135,7 @@ func targets(h *hpa) string {
 	if n := len(list); n > shownMetrics {
 		list, more = list[:shownMetrics], fmt.Sprintf(" + %d more...", n-shownMetrics)
 	}
-	text := list[0]
-	for _, t := range list[1:] {
-		text += ", " + t
-	}
-	return text + more
+	return strings.Join(list, ", ") + more
 }
 
 // target tells of one metric what is and what ought to be.

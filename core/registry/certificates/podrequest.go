@@ -103,7 +103,7 @@ func validatePodRequest(r *podRequest) field.ErrorList {
 		highest = maxOwnSeconds
 	}
 	if s := *r.Spec.MaxExpirationSeconds; s < minPodSeconds || s > highest {
-		errs = append(errs, field.Invalid(at, s, "must be in the range ["+time.Duration(minPodSeconds*time.Second).String()+", "+(time.Duration(highest)*time.Second).String()+"]"))
+		errs = append(errs, field.Invalid(at, s, "must be in the range ["+(minPodSeconds*time.Second).String()+", "+(time.Duration(highest)*time.Second).String()+"]"))
 	}
 	errs = append(errs, apivalidation.ValidateAnnotations(r.Spec.UnverifiedUserAnnotations, spec.Child("unverifiedUserAnnotations"))...)
 	return append(errs, validateStub(r.Spec.StubPKCS10Request, spec.Child("stubPKCS10Request"))...)

@@ -125,7 +125,7 @@ func TestCrashChild(t *testing.T) {
 	churn(t.Context(), client, func(name string, stays bool) {
 		mu.Lock()
 		defer mu.Unlock()
-		fmt.Printf("said %s %v\n", name, stays)
+		fmt.Fprintf(os.Stdout, "said %s %v\n", name, stays)
 	})
 }
 

@@ -131,7 +131,7 @@ func validatePorts(list []discoveryv1.EndpointPort) field.ErrorList {
 	}
 	names := sets.Set[string]{}
 	for i, p := range list {
-		p, at := p, at.Index(i)
+		at := at.Index(i)
 		if p.Name != nil {
 			if *p.Name != "" {
 				for _, msg := range validation.IsDNS1123Label(*p.Name) {
