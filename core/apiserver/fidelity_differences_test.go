@@ -27,6 +27,7 @@ var deliberate = map[string]string{
 	"pods/log stream tail":                            moreFound,
 	"patch/put scale old kind":                        "the kinds of apps/v1beta1, which nobody serves any more, are in no scheme of ours",
 	"list/get version no number":                      "a wrong parameter is the client's fault: 400, not 500",
+	"list/watch version no number":                    "a wrong parameter is the client's fault: 400, not 500",
 	"list/version 0 limit":                            "upstream's cache ignores a limit at version 0; we keep to it, as the API allows",
 	"list/watch initial":                              "we end the initial events at once; upstream's bookmark comes later than the second that the case waits",
 	"list/watch initial from 0":                       "we end the initial events at once; upstream's bookmark comes later than the second that the case waits",
