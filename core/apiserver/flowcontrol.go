@@ -138,7 +138,9 @@ func ensureBootstrap[T metav1.Object](ctx context.Context, api clusterAPI[T], wa
 	have, err := api.Get(ctx, want.GetName(), metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		mark(want)
-		_, err = api.Create(ctx, want, metav1.CreateOptions{})
+		if _, err = api.Create(ctx, want, metav1.CreateOptions{}); apierrors.IsAlreadyExists(err) {
+			return nil // by another server on the same store
+		}
 		return err
 	}
 	if err != nil || !must && have.GetAnnotations()[autoUpdate] != "true" || apiequality.Semantic.DeepEqual(spec(have), spec(want)) {
