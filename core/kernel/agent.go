@@ -18,14 +18,12 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-	"k8s.io/klog/v2"
 
 	"keelson.dev/keelson/core/pki"
 	"keelson.dev/keelson/core/pluginhost"
 	"keelson.dev/keelson/core/version"
 	"keelson.dev/keelson/proto/api/v1alpha1"
 	"keelson.dev/keelson/proto/api/v1alpha1/client"
-	"keelson.dev/keelson/proto/liblog"
 )
 
 // AgentConfig is what an agent is told.
@@ -152,7 +150,7 @@ func readJoinFile(path string) (*joinFile, error) {
 // RunAgent runs the plugins of a further node until ctx ends. It does not need
 // the server to answer at its start.
 func RunAgent(ctx context.Context, cfg AgentConfig) error {
-	klog.SetSlogLogger(liblog.New(cfg.Log))
+	defer logLibraries(cfg.Log)()
 	join, err := readJoinFile(cfg.JoinFile)
 	if err != nil {
 		return err

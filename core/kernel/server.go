@@ -16,7 +16,6 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/klog/v2"
 
 	"keelson.dev/keelson/core/apiserver"
 	"keelson.dev/keelson/core/auth"
@@ -26,7 +25,6 @@ import (
 	"keelson.dev/keelson/core/version"
 	"keelson.dev/keelson/proto/api/v1alpha1"
 	"keelson.dev/keelson/proto/api/v1alpha1/client"
-	"keelson.dev/keelson/proto/liblog"
 )
 
 // server is a running kernel with an API.
@@ -48,7 +46,7 @@ const notifySocketEnv = "NOTIFY_SOCKET"
 func RunServer(ctx context.Context, cfg Config) error {
 	begin := time.Now()
 	tuneGC()
-	klog.SetSlogLogger(liblog.New(cfg.Log)) // what the Kubernetes libraries have to say
+	defer logLibraries(cfg.Log)()
 	if err := makeDirs(cfg.DataDir, cfg.RunDir); err != nil {
 		return err
 	}
