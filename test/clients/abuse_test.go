@@ -306,7 +306,7 @@ func TestIdle(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		client := &http.Client{Transport: &http2.Transport{TLSClientConfig: tlsConfig}}
+		client := &http.Client{Transport: &http.Transport{TLSClientConfig: tlsConfig, ForceAttemptHTTP2: true, MaxConnsPerHost: 1}}
 		for range min(perConnection, watches-i*perConnection) {
 			gate <- struct{}{}
 			events.Go(func() {

@@ -27,15 +27,15 @@ type fleetStatus struct {
 // Fleet is the kind in v1.
 type Fleet struct {
 	metav1.TypeMeta   `json:",inline"`
-	metav1.ObjectMeta `json:"metadata,omitempty"`
+	metav1.ObjectMeta `json:"metadata,omitzero"`
 	Spec              fleetSpec   `json:"spec"`
-	Status            fleetStatus `json:"status,omitempty"`
+	Status            fleetStatus `json:"status,omitzero"`
 }
 
 // FleetList is a list of them.
 type FleetList struct {
 	metav1.TypeMeta `json:",inline"`
-	metav1.ListMeta `json:"metadata,omitempty"`
+	metav1.ListMeta `json:"metadata,omitzero"`
 	Items           []Fleet `json:"items"`
 }
 
@@ -69,13 +69,13 @@ func (l *FleetList) DeepCopyObject() runtime.Object {
 // oldFleet is the kind in v1beta1.
 type oldFleet struct {
 	metav1.TypeMeta   `json:",inline"`
-	metav1.ObjectMeta `json:"metadata,omitempty"`
+	metav1.ObjectMeta `json:"metadata,omitzero"`
 	Spec              struct {
 		Pairs int32  `json:"pairs,omitempty"`
 		Image string `json:"image,omitempty"`
 		Motto string `json:"motto,omitempty"`
 	} `json:"spec"`
-	Status fleetStatus `json:"status,omitempty"`
+	Status fleetStatus `json:"status,omitzero"`
 }
 
 var _ conversion.Convertible = (*oldFleet)(nil)

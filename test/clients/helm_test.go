@@ -19,7 +19,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/utils/ptr"
 
 	"keelson.dev/keelson/plugins/controllers"
 	"keelson.dev/keelson/plugins/scheduler"
@@ -84,7 +83,7 @@ func newHelm(t *testing.T, s *harness.Server, config, ns string) *helm {
 func (h *helm) begin() {
 	h.t.Helper()
 	flags := genericclioptions.NewConfigFlags(true)
-	flags.KubeConfig, flags.Namespace, flags.CacheDir = &h.config, &h.ns, ptr.To(h.t.TempDir())
+	flags.KubeConfig, flags.Namespace, flags.CacheDir = &h.config, &h.ns, new(h.t.TempDir())
 	h.cfg = action.NewConfiguration(action.ConfigurationSetLogger(slog.DiscardHandler))
 	if err := h.cfg.Init(flags, h.ns, "secret"); err != nil {
 		h.t.Fatal(err)

@@ -56,7 +56,7 @@ var getSteps = []step{
 	{line: "get cm -l 'part in (app),other notin (x)'", texts: []string{"app", "!kube-root-ca.crt"}},
 	{line: "get cm -l '!part'", texts: []string{"kube-root-ca.crt", "!app-extra"}},
 	{line: "get cm --field-selector metadata.name=app", texts: []string{"app", "!app-extra"}},
-	{line: "get cm --field-selector data.x=y", fails: true, texts: []string{"field label not supported"}},
+	{line: "get cm --field-selector data.x=y", fails: true, texts: []string{"BadRequest", "data.x"}},
 	{line: "get pods --field-selector status.phase=Running,spec.nodeName!=", texts: []string{"web-"}},
 	{line: "get cm,svc,deploy -A --ignore-not-found", texts: []string{"configmap/", "service/", "deployment.apps/"}},
 	{line: "get -f app -o name", texts: []string{"configmap/app", "service/web"}},

@@ -3,6 +3,7 @@ package clients
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"strconv"
 	"sync"
@@ -182,9 +183,7 @@ func (w *writers) write(ctx context.Context, i int) error {
 	switch {
 	case apierrors.IsNotFound(err):
 		u := &unstructured.Unstructured{Object: map[string]any{}}
-		for k, v := range kind.body {
-			u.Object[k] = v
-		}
+		maps.Copy(u.Object, kind.body)
 		u.SetAPIVersion(kind.gvr.GroupVersion().String())
 		u.SetKind(kind.kind)
 		u.SetName(name)

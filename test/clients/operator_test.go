@@ -103,7 +103,7 @@ func newManager(t *testing.T, env *envtest.Environment, cfg *rest.Config, id str
 		Scheme: env.Scheme, Metrics: metricsserver.Options{BindAddress: "0"}, Logger: logr.Discard(),
 		LeaderElection: true, LeaderElectionID: "fleet-operator", LeaderElectionNamespace: "default", LeaderElectionReleaseOnCancel: true,
 		LeaseDuration: ptr.To(10 * time.Second), RenewDeadline: ptr.To(8 * time.Second), RetryPeriod: ptr.To(200 * time.Millisecond),
-		Controller: config.Controller{SkipNameValidation: ptr.To(true)},
+		Controller: config.Controller{SkipNameValidation: new(true)},
 	}
 	serves := id == "first"
 	if serves {
@@ -161,7 +161,7 @@ func TestOperator(t *testing.T) {
 	}
 	fleetScheme(scheme)
 	env := &envtest.Environment{
-		UseExistingCluster: ptr.To(true), Config: s.Config, Scheme: scheme, ErrorIfCRDPathMissing: true,
+		UseExistingCluster: new(true), Config: s.Config, Scheme: scheme, ErrorIfCRDPathMissing: true,
 		CRDDirectoryPaths:     []string{"testdata/operator/crds"},
 		WebhookInstallOptions: envtest.WebhookInstallOptions{Paths: []string{"testdata/operator/webhooks"}},
 	}
