@@ -142,14 +142,19 @@ func TestServiceAllocation(t *testing.T) {
 		create(t, svc) // the refused update gave it back
 	})
 	t.Run("a dry run allocates nothing", func(t *testing.T) {
+		// A port that is free: those of the services above are chosen at random.
+		port := create(t, service("before", corev1.ServiceTypeNodePort)).Spec.Ports[0].NodePort
+		if err := services.Delete(ctx, "before", metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
 		svc := service("dry", corev1.ServiceTypeNodePort)
-		svc.Spec.Ports[0].NodePort = 31234
+		svc.Spec.Ports[0].NodePort = port
 		got, err := services.Create(ctx, svc, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 		if err != nil || got.Spec.ClusterIP == "" {
 			t.Fatalf("got %+v, %v", got, err)
 		}
 		svc = service("wet", corev1.ServiceTypeNodePort)
-		svc.Spec.ClusterIP, svc.Spec.Ports[0].NodePort = got.Spec.ClusterIP, 31234
+		svc.Spec.ClusterIP, svc.Spec.Ports[0].NodePort = got.Spec.ClusterIP, port
 		create(t, svc)
 	})
 }
