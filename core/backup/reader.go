@@ -15,6 +15,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
+	"keelson.dev/keelson/core/internal/wire"
 	"keelson.dev/keelson/core/store"
 )
 
@@ -154,12 +155,12 @@ func short(err error) error {
 }
 
 func (b *Reader) object(payload []byte) (*store.Object, error) {
-	d := decoder{b: payload}
-	o := &store.Object{Mod: d.uvarint(), Create: d.uvarint(), Version: d.uvarint(), Expires: int64(d.uvarint())}
-	o.Key = string(d.bytes(d.uvarint()))
-	o.Value = d.b
+	d := wire.Reader{Rest: payload}
+	o := &store.Object{Mod: d.Uvarint(), Create: d.Uvarint(), Version: d.Uvarint(), Expires: int64(d.Uvarint())}
+	o.Key = string(d.Bytes(d.Uvarint()))
+	o.Value = d.Rest
 	switch {
-	case d.bad || o.Key == "":
+	case d.Bad || o.Key == "":
 		return nil, fmt.Errorf("%w: an object's record has wrong lengths", ErrBackup)
 	case o.Key <= b.lastKey:
 		return nil, fmt.Errorf("%w: object %q comes after %q", ErrBackup, o.Key, b.lastKey)
@@ -171,11 +172,11 @@ func (b *Reader) object(payload []byte) (*store.Object, error) {
 }
 
 func decodeFile(payload []byte) (*File, error) {
-	d := decoder{b: payload}
-	f := &File{Mode: fs.FileMode(d.uvarint()) & fs.ModePerm}
-	f.Path = string(d.bytes(d.uvarint()))
-	f.Data = d.b
-	if d.bad {
+	d := wire.Reader{Rest: payload}
+	f := &File{Mode: fs.FileMode(d.Uvarint()) & fs.ModePerm}
+	f.Path = string(d.Bytes(d.Uvarint()))
+	f.Data = d.Rest
+	if d.Bad {
 		return nil, fmt.Errorf("%w: a file's record has wrong lengths", ErrBackup)
 	}
 	if !fs.ValidPath(f.Path) || f.Path == "." || path.Clean(f.Path) != f.Path {
@@ -233,30 +234,4 @@ func decodeJSON(data []byte, into any) error {
 		return fmt.Errorf("%w: %w", ErrBackup, err)
 	}
 	return nil
-}
-
-// decoder takes fields off a byte slice; bad stays true from the first one that was not there.
-type decoder struct {
-	b   []byte
-	bad bool
-}
-
-func (d *decoder) uvarint() uint64 {
-	v, n := binary.Uvarint(d.b)
-	if n <= 0 {
-		d.bad = true
-		return 0
-	}
-	d.b = d.b[n:]
-	return v
-}
-
-func (d *decoder) bytes(n uint64) []byte {
-	if d.bad || n > uint64(len(d.b)) {
-		d.bad = true
-		return nil
-	}
-	b := d.b[:n]
-	d.b = d.b[n:]
-	return b
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+
+	"keelson.dev/keelson/core/internal/wire"
 )
 
 // Prefixes of the keys in Badger.
@@ -92,19 +94,19 @@ func decodeRecord(rev uint64, entry []byte, piece func(int) ([]byte, error)) (*r
 		return nil, 0, fmt.Errorf("%w: %d bytes", errRecord, len(entry))
 	}
 	body, want := entry[:len(entry)-4], binary.BigEndian.Uint32(entry[len(entry)-4:])
-	d := decoder{b: body}
-	if v := d.byte(); v != formatVersion {
+	d := wire.Reader{Rest: body}
+	if v := d.Byte(); v != formatVersion {
 		return nil, 0, fmt.Errorf("%w: format %d, this version reads %d", errRecord, v, formatVersion)
 	}
-	r := &record{rev: rev, kind: recordKind(d.byte()), create: d.uvarint(), prev: d.uvarint(), expires: int64(d.uvarint())}
-	r.key = string(d.bytes(d.uvarint()))
-	size, count := d.uvarint(), d.uvarint()
-	if d.bad || size > maxValueBytes || count > maxValueBytes/pieceBytes {
+	r := &record{rev: rev, kind: recordKind(d.Byte()), create: d.Uvarint(), prev: d.Uvarint(), expires: int64(d.Uvarint())}
+	r.key = string(d.Bytes(d.Uvarint()))
+	size, count := d.Uvarint(), d.Uvarint()
+	if d.Bad || size > maxValueBytes || count > maxValueBytes/pieceBytes {
 		return nil, 0, fmt.Errorf("%w: cut short", errRecord)
 	}
 	var pieces [][]byte
 	if count == 0 {
-		r.value = d.bytes(size)
+		r.value = d.Bytes(size)
 	} else {
 		for i := range int(count) {
 			p, err := piece(i)
@@ -115,7 +117,7 @@ func decodeRecord(rev uint64, entry []byte, piece func(int) ([]byte, error)) (*r
 			r.value = append(r.value, p...)
 		}
 	}
-	if d.bad || len(d.b) != 0 || uint64(len(r.value)) != size {
+	if d.Bad || len(d.Rest) != 0 || uint64(len(r.value)) != size {
 		return nil, 0, fmt.Errorf("%w: lengths differ", errRecord)
 	}
 	if sum := recordSum(rev, body, pieces); sum != want {
@@ -125,40 +127,6 @@ func decodeRecord(rev uint64, entry []byte, piece func(int) ([]byte, error)) (*r
 		return nil, 0, fmt.Errorf("%w: kind %d", errRecord, r.kind)
 	}
 	return r, want, nil
-}
-
-// decoder takes fields off a byte slice; bad stays true from the first one that was not there.
-type decoder struct {
-	b   []byte
-	bad bool
-}
-
-func (d *decoder) byte() byte {
-	b := d.bytes(1)
-	if len(b) == 0 {
-		return 0
-	}
-	return b[0]
-}
-
-func (d *decoder) uvarint() uint64 {
-	v, n := binary.Uvarint(d.b)
-	if n <= 0 {
-		d.bad = true
-		return 0
-	}
-	d.b = d.b[n:]
-	return v
-}
-
-func (d *decoder) bytes(n uint64) []byte {
-	if d.bad || n > uint64(len(d.b)) {
-		d.bad = true
-		return nil
-	}
-	b := d.b[:n]
-	d.b = d.b[n:]
-	return b
 }
 
 func recordKey(rev uint64) []byte {
