@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/util/sets"
@@ -31,7 +30,6 @@ type rights struct {
 	abac     *auth.ABAC // nil without a policy file
 	loopback *rest.Config
 	file     *followedFile // nil without --authorization-config
-	usesRBAC bool          // now or after the file has changed
 }
 
 // newRights reads what the options name. What it begins ends with ctx.
@@ -39,7 +37,6 @@ func newRights(ctx context.Context, c *Config, rbac *auth.RBAC, loopback *rest.C
 	o := &c.Options.Authorization
 	r := &rights{Chain: auth.NewChain(), rbac: rbac, nodes: &nodeObjects{}, loopback: loopback}
 	r.node = auth.NewNode(ctx, r.nodes)
-	r.usesRBAC = o.ConfigFile != "" || slices.Contains(o.Modes, "RBAC")
 	if o.PolicyFile != "" {
 		content, err := os.ReadFile(o.PolicyFile)
 		if err == nil {

@@ -32,19 +32,7 @@ var flowSchemas = &resource.Definition[*flowcontrolv1.FlowSchema]{
 	},
 	Validate: validateFlowSchema,
 	ValidateStatus: func(s, _ *flowcontrolv1.FlowSchema) field.ErrorList {
-		at := field.NewPath("status", "conditions")
-		var errs field.ErrorList
-		seen := map[flowcontrolv1.FlowSchemaConditionType]bool{}
-		for i, c := range s.Status.Conditions {
-			if c.Type == "" {
-				errs = append(errs, field.Required(at.Index(i).Child("type"), ""))
-			}
-			if seen[c.Type] {
-				errs = append(errs, field.Duplicate(at.Index(i).Child("type"), c.Type))
-			}
-			seen[c.Type] = true
-		}
-		return errs
+		return validateConditions(s.Status.Conditions, func(c flowcontrolv1.FlowSchemaCondition) string { return string(c.Type) })
 	},
 	Columns: []metav1.TableColumnDefinition{
 		resource.NameColumn,
@@ -55,6 +43,24 @@ var flowSchemas = &resource.Definition[*flowcontrolv1.FlowSchema]{
 		resource.Column("MissingPL", "string", "Whether the priority level does not exist."),
 	},
 	Row: flowSchemaRow,
+}
+
+// validateConditions demands a type of each condition of a status, and each type once.
+func validateConditions[T any](conditions []T, typeOf func(T) string) field.ErrorList {
+	at := field.NewPath("status", "conditions")
+	var errs field.ErrorList
+	seen := map[string]bool{}
+	for i, c := range conditions {
+		kind := typeOf(c)
+		if kind == "" {
+			errs = append(errs, field.Required(at.Index(i).Child("type"), ""))
+		}
+		if seen[kind] {
+			errs = append(errs, field.Duplicate(at.Index(i).Child("type"), kind))
+		}
+		seen[kind] = true
+	}
+	return errs
 }
 
 func flowSchemaRow(s *flowcontrolv1.FlowSchema) []any {

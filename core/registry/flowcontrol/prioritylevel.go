@@ -33,19 +33,7 @@ var priorityLevels = &resource.Definition[*flowcontrolv1.PriorityLevelConfigurat
 	Default:       defaultPriorityLevel,
 	Validate:      validatePriorityLevel,
 	ValidateStatus: func(l, _ *flowcontrolv1.PriorityLevelConfiguration) field.ErrorList {
-		at := field.NewPath("status", "conditions")
-		var errs field.ErrorList
-		seen := map[flowcontrolv1.PriorityLevelConfigurationConditionType]bool{}
-		for i, c := range l.Status.Conditions {
-			if c.Type == "" {
-				errs = append(errs, field.Required(at.Index(i).Child("type"), ""))
-			}
-			if seen[c.Type] {
-				errs = append(errs, field.Duplicate(at.Index(i).Child("type"), c.Type))
-			}
-			seen[c.Type] = true
-		}
-		return errs
+		return validateConditions(l.Status.Conditions, func(c flowcontrolv1.PriorityLevelConfigurationCondition) string { return string(c.Type) })
 	},
 	Columns: []metav1.TableColumnDefinition{
 		resource.NameColumn,
