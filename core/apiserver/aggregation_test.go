@@ -19,6 +19,8 @@ import (
 	"k8s.io/client-go/rest"
 	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 	apiregistration "k8s.io/kube-aggregator/pkg/client/clientset_generated/clientset"
+
+	"keelson.dev/keelson/test/need"
 )
 
 // machineAddress is one that may stand in an EndpointSlice: not of the loopback.
@@ -26,7 +28,7 @@ func machineAddress(t *testing.T) string {
 	t.Helper()
 	ip, err := utilnet.ChooseHostInterface()
 	if err != nil {
-		t.Skipf("SKIPPED: this machine has only its loopback, so services cannot be resolved: %v", err)
+		need.Missing(t, "an address besides loopback, which endpoints may not have: %v", err)
 	}
 	return ip.String()
 }

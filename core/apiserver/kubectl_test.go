@@ -12,6 +12,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"keelson.dev/keelson/test/need"
 )
 
 // kubectl runs the real kubectl against the server.
@@ -22,9 +24,7 @@ type kubectl struct {
 
 func newKubectl(t *testing.T, h *harness) *kubectl {
 	t.Helper()
-	if _, err := exec.LookPath("kubectl"); err != nil {
-		t.Skip("SKIPPED: the executable kubectl is not installed, so nothing is known of how it gets on with this server")
-	}
+	need.Program(t, "kubectl")
 	pair, err := h.pki.ClientPair("admin", []string{"system:masters"}, 0)
 	if err != nil {
 		t.Fatal(err)

@@ -17,7 +17,6 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/utils/ptr"
 )
 
@@ -188,11 +187,8 @@ func TestWebhookService(t *testing.T) {
 // certificate of that service's name.
 func (h *harness) serviceHook(t *testing.T, ns string, answer reply) {
 	t.Helper()
-	addr, err := utilnet.ChooseHostInterface()
-	if err != nil {
-		t.Skipf("SKIPPED: endpoints cannot be loopback addresses, and this machine has no other: %v", err)
-	}
-	ln, err := net.Listen("tcp", net.JoinHostPort(addr.String(), "0"))
+	addr := machineAddress(t)
+	ln, err := net.Listen("tcp", net.JoinHostPort(addr, "0"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -214,12 +210,12 @@ func (h *harness) serviceHook(t *testing.T, ns string, answer reply) {
 		t.Fatal(err)
 	}
 	kind := discoveryv1.AddressTypeIPv4
-	if addr.To4() == nil {
+	if strings.Contains(addr, ":") {
 		kind = discoveryv1.AddressTypeIPv6
 	}
 	slice := &discoveryv1.EndpointSlice{
 		ObjectMeta:  metav1.ObjectMeta{Name: "hook-1", Labels: map[string]string{discoveryv1.LabelServiceName: "hook"}},
-		AddressType: kind, Endpoints: []discoveryv1.Endpoint{{Addresses: []string{addr.String()}}},
+		AddressType: kind, Endpoints: []discoveryv1.Endpoint{{Addresses: []string{addr}}},
 		Ports: []discoveryv1.EndpointPort{{Name: new(""), Port: ptr.To(int32(ln.Addr().(*net.TCPAddr).Port))}},
 	}
 	if _, err := h.admin.DiscoveryV1().EndpointSlices(ns).Create(t.Context(), slice, metav1.CreateOptions{}); err != nil {

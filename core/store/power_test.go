@@ -12,6 +12,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"keelson.dev/keelson/test/need"
 )
 
 const (
@@ -37,7 +39,7 @@ func TestRootPowerLoss(t *testing.T) {
 		t.Fatal(err)
 	}
 	if out, err := exec.Command("mkfs.ext4", "-q", "-F", image).CombinedOutput(); err != nil {
-		needsRoot(t, "mkfs.ext4: "+string(out), err)
+		need.Missing(t, "mkfs.ext4: %v: %s", err, out)
 	}
 	seed := uint64(time.Now().UnixNano())
 	m := &crashModel{
@@ -47,7 +49,7 @@ func TestRootPowerLoss(t *testing.T) {
 	disk := t.TempDir()
 	for m.round = range rounds {
 		if out, err := exec.Command("mount", "-o", "loop", image, disk).CombinedOutput(); err != nil {
-			needsRoot(t, "mount: "+string(out), err)
+			need.Missing(t, "a mount of ext4: %v: %s", err, out)
 		}
 		unmount := func() {
 			waitFor(t, "the disk is not in use", func() bool { return unix.Unmount(disk, 0) == nil || !mounted(disk) })

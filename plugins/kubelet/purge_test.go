@@ -7,16 +7,13 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"keelson.dev/keelson/test/need"
 )
 
 // TestRootPurge: everything of the kubelet goes, mounts too; what others have stays.
 func TestRootPurge(t *testing.T) {
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("needs root")
-		}
-		t.Skip("NEEDS ROOT to mount")
-	}
+	need.Root(t)
 	dir := t.TempDir()
 	cfg := Config{LogDir: filepath.Join(dir, "log", "pods"), ContainerLogLinks: filepath.Join(dir, "log", "containers"), CgroupRoot: "/keelson-test-purge"}
 	data, run := filepath.Join(dir, "data"), filepath.Join(dir, "run")

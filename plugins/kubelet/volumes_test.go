@@ -19,6 +19,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/tools/record"
+
+	"keelson.dev/keelson/test/need"
 )
 
 func TestWritePayload(t *testing.T) {
@@ -83,12 +85,7 @@ func TestSubPathStaysInside(t *testing.T) {
 }
 
 func TestRootVolumes(t *testing.T) {
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("not root: mounts cannot be tested")
-		}
-		t.Skip("SKIPPED: not root: mounts cannot be tested")
-	}
+	need.Root(t)
 	v := &volumes{dir: t.TempDir(), tokens: newTokens(nil), allocatable: func() corev1.ResourceList { return nil },
 		objects: mapObjects{secrets: map[string]map[string][]byte{"s": {"k": []byte("hush")}}, maps: map[string]map[string]string{"cm": {"a": "1"}}}}
 	group := int64(4321)

@@ -9,6 +9,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"keelson.dev/keelson/proto/runtime/v1/runtimetest"
+	"keelson.dev/keelson/test/need"
 )
 
 // TestRootExampleImages runs real programs under the default seccomp profile. The
@@ -16,7 +17,7 @@ import (
 func TestRootExampleImages(t *testing.T) {
 	const dir = "../../.cache/images/"
 	if _, err := os.Stat(dir + "redis.tar"); err != nil {
-		t.Skip("SKIPPED: make images has not been run")
+		need.Missing(t, "the images of test/example, which `make images` makes: %v", err)
 	}
 	p := newProcess(t)
 	runtimetest.ServeNetwork(t, p.dir+"/network.sock")

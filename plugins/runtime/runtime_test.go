@@ -24,6 +24,7 @@ import (
 	"keelson.dev/keelson/plugins/kit"
 	"keelson.dev/keelson/plugins/runtime/internal/cgroup"
 	"keelson.dev/keelson/proto/runtime/v1/runtimetest"
+	"keelson.dev/keelson/test/need"
 )
 
 // serveEnv makes the test binary a runtime plugin on the directory it names: to be
@@ -59,24 +60,13 @@ func serveDir(dir string) error {
 	return runner.Start(ctx)
 }
 
-// needRoot skips loudly, and fails in CI.
-func needRoot(t testing.TB) {
+func needRuntime(t testing.TB) {
 	t.Helper()
-	missing := ""
-	if os.Geteuid() != 0 {
-		missing = "root"
-	}
+	need.Root(t)
 	for _, name := range []string{"crun", "conmon"} {
 		if _, err := lookPath(name); err != nil {
-			missing = name
+			need.Missing(t, "%s: %v", name, err)
 		}
-	}
-	switch {
-	case missing == "":
-	case os.Getenv("CI") == "true":
-		t.Fatalf("this test needs %s", missing)
-	default:
-		t.Skipf("SKIPPED: this test needs %s", missing)
 	}
 }
 
@@ -89,7 +79,7 @@ type process struct {
 
 func newProcess(t testing.TB) *process {
 	t.Helper()
-	needRoot(t)
+	needRuntime(t)
 	dir, err := os.MkdirTemp("", "krt") //nolint:usetesting // sockets need a short path
 	if err != nil {
 		t.Fatal(err)

@@ -2,8 +2,6 @@ package controllers
 
 import (
 	"fmt"
-	"os"
-	"os/exec"
 	"strings"
 	"testing"
 
@@ -12,17 +10,13 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"keelson.dev/keelson/test/need"
 )
 
 // TestKubectlDrain empties a node whose pods a budget guards, and has a quota and its namespace described, with a real kubectl.
 func TestKubectlDrain(t *testing.T) {
-	path, err := exec.LookPath("kubectl")
-	if err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal(err)
-		}
-		t.Skip("SKIPPED: ", err)
-	}
+	path := need.Program(t, "kubectl")
 	c := start(t, `{}`, "n1", "n2")
 	k := c.server.Kubectl(t, path)
 	kubectl := func(args ...string) string {

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/vishvananda/netns"
+
+	"keelson.dev/keelson/test/need"
 )
 
 // repository is the root of the source tree.
@@ -36,7 +38,7 @@ type machine struct {
 // newMachine makes a machine with one link, on which address and default route lie.
 func newMachine(t *testing.T, name, ip string) *machine {
 	t.Helper()
-	needRoot(t)
+	need.Root(t)
 	bin := os.Getenv("KEELSON_BIN")
 	if bin == "" {
 		t.Fatal("KEELSON_BIN must name the binary to test: run make e2e")
@@ -103,17 +105,6 @@ var realKubectl = func() func(bin string) string {
 		return path
 	}
 }()
-
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	if os.Getenv("CI") == "true" {
-		t.Fatal("end-to-end tests need root")
-	}
-	t.Skip("SKIPPED: end-to-end tests need root (network namespaces, mounts, containers)")
-}
 
 // command is a program on this machine. "keelson" is the binary under test, on
 // the machine's folders.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"keelson.dev/keelson/core/pluginhost"
+	"keelson.dev/keelson/test/need"
 )
 
 // TestStopsByForce: a plugin that answers nothing is killed, and does not hold up the end
@@ -38,7 +39,7 @@ func TestStopsByForce(t *testing.T) {
 // TestRootChildDoesNotHoldUp: a plugin's child that lives on with its standard error open
 // does not hide the plugin's end; it is killed with the plugin's cgroup.
 func TestRootChildDoesNotHoldUp(t *testing.T) {
-	needRoot(t)
+	need.Root(t)
 	h := start(t)
 	h.ensure(t, worker1("child"))
 	before := h.wait(t, "worker", pluginhost.PhaseRunning)
@@ -69,7 +70,7 @@ func dead(pid int) bool {
 
 // TestRootCgroup: a plugin is in a cgroup of its own in every hierarchy, which goes with it.
 func TestRootCgroup(t *testing.T) {
-	needRoot(t)
+	need.Root(t)
 	h := start(t)
 	h.ensure(t, worker1(""))
 	s := h.wait(t, "worker", pluginhost.PhaseRunning)
@@ -92,12 +93,5 @@ func TestRootCgroup(t *testing.T) {
 	h.stop()
 	if left, _ := filepath.Glob("/sys/fs/cgroup/*/keelson-test-" + filepath.Base(h.dir)); len(left) > 0 {
 		t.Errorf("left over: %v", left)
-	}
-}
-
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("SKIPPED: needs root, to make cgroups")
 	}
 }

@@ -9,15 +9,12 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"keelson.dev/keelson/test/need"
 )
 
 func TestRootSpawnKillRemove(t *testing.T) {
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("this test needs root")
-		}
-		t.Skip("SKIPPED: this test needs root")
-	}
+	need.Root(t)
 	h, err := Detect()
 	if err != nil {
 		t.Fatal(err)

@@ -23,6 +23,7 @@ import (
 
 	"keelson.dev/keelson/plugins/runtime/internal/rootfs"
 	"keelson.dev/keelson/proto/runtime/v1/runtimetest"
+	"keelson.dev/keelson/test/need"
 )
 
 func TestNormalize(t *testing.T) {
@@ -60,12 +61,7 @@ func FuzzNormalize(f *testing.F) {
 
 func open(t *testing.T) *Store {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("this test needs root")
-		}
-		t.Skip("SKIPPED: this test needs root")
-	}
+	need.Root(t)
 	s, err := Open(t.TempDir(), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)

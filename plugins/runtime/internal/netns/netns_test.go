@@ -10,21 +10,12 @@ import (
 	"testing"
 
 	"github.com/moby/sys/mountinfo"
+
+	"keelson.dev/keelson/test/need"
 )
 
-func needRoot(t testing.TB) {
-	t.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	if os.Getenv("CI") == "true" {
-		t.Fatal("this test needs root")
-	}
-	t.Skip("SKIPPED: this test needs root")
-}
-
 func TestRootCreate(t *testing.T) {
-	needRoot(t)
+	need.Root(t)
 	dir := filepath.Join(t.TempDir(), "ns")
 	if err := Create(Options{Dir: dir, Network: true, IPC: true, Hostname: "inside", Sysctls: map[string]string{"net.ipv4.ip_forward": "1"}}); err != nil {
 		t.Fatal(err)
@@ -87,7 +78,7 @@ func TestSysctls(t *testing.T) {
 }
 
 func BenchmarkRootCreate(b *testing.B) {
-	needRoot(b)
+	need.Root(b)
 	dir := filepath.Join(b.TempDir(), "ns")
 	for b.Loop() {
 		if err := Create(Options{Dir: dir, Network: true, IPC: true, Hostname: "x"}); err != nil {

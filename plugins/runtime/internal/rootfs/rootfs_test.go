@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"keelson.dev/keelson/test/need"
 )
 
 type entry struct {
@@ -38,19 +40,8 @@ func layer(t testing.TB, entries ...entry) []byte {
 	return b.Bytes()
 }
 
-func needRoot(t testing.TB) {
-	t.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	if os.Getenv("CI") == "true" {
-		t.Fatal("this test needs root")
-	}
-	t.Skip("SKIPPED: this test needs root")
-}
-
 func TestRootUnpackStaysInside(t *testing.T) {
-	needRoot(t)
+	need.Root(t)
 	for _, test := range []struct {
 		name    string
 		entries []entry
@@ -85,7 +76,7 @@ func TestRootUnpackStaysInside(t *testing.T) {
 }
 
 func TestRootUnpackMetadata(t *testing.T) {
-	needRoot(t)
+	need.Root(t)
 	root := t.TempDir()
 	if _, err := Unpack(t.Context(), root, bytes.NewReader(layer(t, entry{name: "a/b/file", body: "x"}, entry{name: "a/hard", link: "/a/b/file", kind: tar.TypeLink}, entry{name: "p", kind: tar.TypeFifo}))); err != nil {
 		t.Fatal(err)
@@ -100,7 +91,7 @@ func TestRootUnpackMetadata(t *testing.T) {
 }
 
 func TestRootOverlayOfManyLayers(t *testing.T) {
-	needRoot(t)
+	need.Root(t)
 	dir := t.TempDir()
 	var lower []string
 	for i := range 127 {
