@@ -12,7 +12,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/restmapper"
@@ -201,7 +200,7 @@ func TestRestorePartly(t *testing.T) {
 	var lines []string
 	run := func(p backup.Partial) error {
 		lines = nil
-		p.Client, p.Mapper = dynamicClient(t, h.as(t, "admin", "system:masters")), meta.RESTMapper(restmapper.NewDiscoveryRESTMapper(resources))
+		p.Client, p.Mapper = dynamicClient(t, h.as(t, "admin", "system:masters")), restmapper.NewDiscoveryRESTMapper(resources)
 		p.Decoder = registry.Codecs.UniversalDeserializer()
 		p.Report = func(line string) { lines = append(lines, line) }
 		return p.Run(ctx, a)

@@ -298,7 +298,7 @@ func readGaps(t *testing.T) map[string]bool {
 		t.Fatal(err)
 	}
 	gaps := map[string]bool{}
-	for _, line := range strings.Split(string(text), "\n") {
+	for line := range strings.SplitSeq(string(text), "\n") {
 		if line != "" && !strings.HasPrefix(line, "#") {
 			gaps[line] = true
 		}

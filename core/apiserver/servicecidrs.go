@@ -30,7 +30,7 @@ func (s *Server) ensureServiceCIDR(ctx context.Context) error {
 		}
 	} else if err == nil && !equality.Semantic.DeepEqual(got.Spec.CIDRs, want.Spec.CIDRs) {
 		s.config.Log.Warn("The ServiceCIDR of another range of services is there; addresses are given out from both",
-			"serviceCIDR", defaultServiceCIDR, "stored", got.Spec.CIDRs, "configured", want.Spec.CIDRs)
+			"serviceCidr", defaultServiceCIDR, "stored", got.Spec.CIDRs, "configured", want.Spec.CIDRs)
 	}
 	if err != nil {
 		return fmt.Errorf("ensure service range %s: %w", defaultServiceCIDR, err)

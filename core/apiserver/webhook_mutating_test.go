@@ -216,7 +216,7 @@ func (h *harness) serviceHook(t *testing.T, ns string, answer reply) {
 	slice := &discoveryv1.EndpointSlice{
 		ObjectMeta:  metav1.ObjectMeta{Name: "hook-1", Labels: map[string]string{discoveryv1.LabelServiceName: "hook"}},
 		AddressType: kind, Endpoints: []discoveryv1.Endpoint{{Addresses: []string{addr}}},
-		Ports: []discoveryv1.EndpointPort{{Name: new(""), Port: ptr.To(int32(ln.Addr().(*net.TCPAddr).Port))}},
+		Ports: []discoveryv1.EndpointPort{{Name: new(""), Port: new(int32(ln.Addr().(*net.TCPAddr).Port))}},
 	}
 	if _, err := h.admin.DiscoveryV1().EndpointSlices(ns).Create(t.Context(), slice, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)

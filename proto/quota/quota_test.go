@@ -18,7 +18,7 @@ import (
 // list makes resources of "name=quantity" words.
 func list(words string) corev1.ResourceList {
 	out := corev1.ResourceList{}
-	for _, word := range strings.Fields(words) {
+	for word := range strings.FieldsSeq(words) {
 		name, q, _ := strings.Cut(word, "=")
 		out[corev1.ResourceName(name)] = resource.MustParse(q)
 	}
@@ -109,14 +109,14 @@ func TestUsage(t *testing.T) {
 		{
 			"load balancer with one node port of two", services{},
 			&corev1.Service{Spec: corev1.ServiceSpec{
-				Type: corev1.ServiceTypeLoadBalancer, Ports: []corev1.ServicePort{{NodePort: 30000}, {}}, AllocateLoadBalancerNodePorts: ptr.To(false),
+				Type: corev1.ServiceTypeLoadBalancer, Ports: []corev1.ServicePort{{NodePort: 30000}, {}}, AllocateLoadBalancerNodePorts: new(false),
 			}},
 			"count/services=1 services.loadbalancers=1 services.nodeports=1 services=1",
 		},
 		{
 			"claim of a class", claims{},
 			&corev1.PersistentVolumeClaim{Spec: corev1.PersistentVolumeClaimSpec{
-				StorageClassName: ptr.To("fast"), Resources: corev1.VolumeResourceRequirements{Requests: list("storage=1Gi")},
+				StorageClassName: new("fast"), Resources: corev1.VolumeResourceRequirements{Requests: list("storage=1Gi")},
 			}},
 			"count/persistentvolumeclaims=1 fast.storageclass.storage.k8s.io/persistentvolumeclaims=1 fast.storageclass.storage.k8s.io/requests.storage=1Gi " +
 				"persistentvolumeclaims=1 requests.storage=1Gi",
@@ -167,8 +167,8 @@ func TestScopes(t *testing.T) {
 	}
 	claim := func(class, current string) *corev1.PersistentVolumeClaim {
 		return &corev1.PersistentVolumeClaim{
-			Spec:   corev1.PersistentVolumeClaimSpec{VolumeAttributesClassName: ptr.To(class)},
-			Status: corev1.PersistentVolumeClaimStatus{CurrentVolumeAttributesClassName: ptr.To(current)},
+			Spec:   corev1.PersistentVolumeClaimSpec{VolumeAttributesClassName: new(class)},
+			Status: corev1.PersistentVolumeClaimStatus{CurrentVolumeAttributesClassName: new(current)},
 		}
 	}
 	const (
@@ -282,7 +282,7 @@ func TestNames(t *testing.T) {
 func TestTerminal(t *testing.T) {
 	now := metav1.NewTime(time.Unix(1000, 0))
 	going := func(since int64) *corev1.Pod {
-		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{DeletionTimestamp: ptr.To(metav1.NewTime(time.Unix(since, 0))), DeletionGracePeriodSeconds: ptr.To[int64](30)}}
+		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{DeletionTimestamp: new(metav1.NewTime(time.Unix(since, 0))), DeletionGracePeriodSeconds: ptr.To[int64](30)}}
 	}
 	for _, tt := range []struct {
 		name string

@@ -44,7 +44,7 @@ func TestKubectlDrain(t *testing.T) {
 		want := []string{"pods", "4", "10"}
 		c.eventually(strings.Join(args, " "), func() string {
 			out := kubectl(args...)
-			for _, line := range strings.Split(out, "\n") {
+			for line := range strings.SplitSeq(out, "\n") {
 				if fields := strings.Fields(line); strings.Join(fields, " ") == strings.Join(want, " ") {
 					return ""
 				}

@@ -163,7 +163,7 @@ func TestQuotaCounts(t *testing.T) {
 	c.used("q", "services.nodeports", "0", "services", "2")
 
 	claim := &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Name: "a"}, Spec: corev1.PersistentVolumeClaimSpec{
-		AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}, StorageClassName: ptr.To("gold"),
+		AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}, StorageClassName: new("gold"),
 		Resources: corev1.VolumeResourceRequirements{Requests: list("storage", "6Gi")},
 	}}
 	if _, err := core.PersistentVolumeClaims("default").Create(c.ctx, claim, metav1.CreateOptions{}); err != nil {
@@ -256,7 +256,7 @@ func TestBudgetAllowsEvictions(t *testing.T) {
 	c.deploy(deployment("web", 3))
 	c.rolledOut("web")
 	budget := &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Name: "web"}, Spec: policyv1.PodDisruptionBudgetSpec{
-		MaxUnavailable: ptr.To(intstr.FromString("34%")), Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}},
+		MaxUnavailable: new(intstr.FromString("34%")), Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}},
 	}}
 	budgets := c.admin.PolicyV1().PodDisruptionBudgets("default")
 	if _, err := budgets.Create(c.ctx, budget, metav1.CreateOptions{}); err != nil {
