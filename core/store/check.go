@@ -108,9 +108,9 @@ func setAside(dir string, tables map[uint64]string) error {
 }
 
 // badgerOptions bound Badger's memory and make it durable.
-func badgerOptions(o *Options, dir string) badger.Options {
+func badgerOptions(o *Options, dir string, g *guard) badger.Options {
 	return badger.DefaultOptions(dir).
-		WithLogger(badgerLog{log: o.Log, dir: o.Dir, need: o.tableBytes()}).
+		WithLogger(badgerLog{log: o.Log, dir: o.Dir, need: o.tableBytes(), guard: g}).
 		WithSyncWrites(true).
 		WithDetectConflicts(false). // there is one writer
 		WithMetricsEnabled(false).
@@ -128,23 +128,6 @@ func badgerOptions(o *Options, dir string) badger.Options {
 		WithIndexCacheSize(0).
 		WithChecksumVerificationMode(options.OnBlockRead).
 		WithVerifyValueChecksum(true)
-}
-
-// openBadger opens the database; what Badger panics with on damaged files becomes an error.
-func openBadger(opts badger.Options) (db *badger.DB, err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			db, err = nil, damaged(opts.Dir, nil, "Badger stopped: %v", firstLine(r))
-		}
-	}()
-	db, err = badger.Open(opts)
-	if err == nil {
-		return db, nil
-	}
-	if errors.Is(err, fs.ErrPermission) {
-		return nil, fmt.Errorf("open store %s: %w", opts.Dir, err)
-	}
-	return nil, damaged(opts.Dir, err, "Badger does not open it")
 }
 
 func firstLine(v any) string {

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,6 +25,7 @@ type DB struct {
 	lock   *os.File
 	head   *head
 	badger *badger.DB
+	guard  *guard
 	cache  *objectCache
 
 	ops        chan *op        // to the writer
@@ -79,6 +79,9 @@ func Open(ctx context.Context, o Options) (_ *DB, err error) {
 	if err := db.load(ctx); err != nil {
 		return nil, err
 	}
+	if err := db.guard.serve(); err != nil {
+		return nil, fmt.Errorf("open store %s: %w", o.Dir, err)
+	}
 	db.log.Info("Opened store", "dir", o.Dir, "revision", db.rev, "compactRevision", db.compact, "records", db.state.count, "took", time.Since(start))
 	db.ctx, db.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	db.wg.Add(2) // both end when db.ctx does
@@ -94,7 +97,8 @@ func (db *DB) openFiles() error {
 	if db.head, fresh, err = openHead(db.opts.Dir); err != nil {
 		return err
 	}
-	bopts := badgerOptions(&db.opts, dir)
+	db.guard = newGuard()
+	bopts := badgerOptions(&db.opts, dir, db.guard)
 	if err := checkFiles(dir, bopts, db.head.last > 0); err != nil {
 		return err
 	}
@@ -106,7 +110,7 @@ func (db *DB) openFiles() error {
 	if err := checkOpenSpace(&db.opts); err != nil {
 		return err
 	}
-	if db.badger, err = openBadger(bopts); err != nil {
+	if db.badger, err = openBadger(bopts, db.guard); err != nil {
 		return err
 	}
 	if db.wal, err = openWAL(dir, db.opts.memTable); err != nil {
@@ -295,47 +299,23 @@ func (db *DB) closeFiles() error {
 			// Badger would make tables, and there is no room. All is in the write-ahead logs; the next start reads them.
 			db.log.Warn("Closed store as it is, the disk is full", "dir", db.opts.Dir, "free", free)
 		} else {
-			errs = append(errs, db.badger.Close())
+			db.guard.leave()
+			errs = append(errs, db.guard.run(guardGrace, db.badger.Close))
 		}
 	}
 	if db.head != nil {
 		errs = append(errs, db.head.sync(), db.head.f.Close())
 	}
+	err := errors.Join(errs...)
 	if db.lock != nil {
-		errs = append(errs, db.lock.Close())
+		if errors.Is(err, errAbandoned) {
+			abandon(db.lock)
+		} else {
+			err = errors.Join(err, db.lock.Close())
+		}
 	}
-	if err := errors.Join(errs...); err != nil {
+	if err != nil {
 		return fmt.Errorf("close store %s: %w", db.opts.Dir, err)
 	}
 	return nil
-}
-
-// badgerLog passes Badger's lines on. Its Info is about tables and levels, Debug for us.
-type badgerLog struct {
-	log  *slog.Logger
-	dir  string // its disk is looked at
-	need int64  // space to have before tables are made
-}
-
-func (l badgerLog) line(level slog.Level, format string, args []any) {
-	if l.log.Enabled(context.Background(), level) {
-		l.log.Log(context.Background(), level, "Badger", "message", strings.TrimSpace(fmt.Sprintf(format, args...)))
-	}
-}
-
-// Errorf implements badger.Logger.
-func (l badgerLog) Errorf(f string, a ...any) { l.line(slog.LevelError, f, a) }
-
-// Warningf implements badger.Logger.
-func (l badgerLog) Warningf(f string, a ...any) { l.line(slog.LevelWarn, f, a) }
-
-// Infof implements badger.Logger.
-func (l badgerLog) Infof(f string, a ...any) { l.line(slog.LevelDebug, f, a) }
-
-// Debugf implements badger.Logger.
-func (l badgerLog) Debugf(f string, a ...any) {
-	l.line(slog.LevelDebug-4, f, a)
-	if strings.Contains(f, "LOG Compact. Added") {
-		l.compacting()
-	}
 }

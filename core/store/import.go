@@ -56,7 +56,7 @@ func Import(ctx context.Context, o Options, base, last uint64, each func(func(*O
 }
 
 func writeImport(ctx context.Context, o Options, base, last uint64, each func(func(*Object) error) error) (err error) {
-	db := &DB{opts: o, log: o.Log}
+	db := &DB{opts: o, log: o.Log, guard: newGuard()}
 	defer func() { err = errors.Join(err, db.closeFiles()) }()
 	if db.lock, err = lockDir(o.Dir); err != nil {
 		return err
@@ -65,7 +65,10 @@ func writeImport(ctx context.Context, o Options, base, last uint64, each func(fu
 		return err
 	}
 	// Nothing is worth a sync before all is there: Badger syncs as it closes.
-	if db.badger, err = openBadger(badgerOptions(&o, filepath.Join(o.Dir, "badger")).WithSyncWrites(false)); err != nil {
+	if db.badger, err = openBadger(badgerOptions(&o, filepath.Join(o.Dir, "badger"), db.guard).WithSyncWrites(false), db.guard); err != nil {
+		return err
+	}
+	if err := db.guard.serve(); err != nil {
 		return err
 	}
 	i := &importing{db: db, batch: db.badger.NewWriteBatch(), base: base, next: base, used: map[uint64]bool{}}

@@ -178,6 +178,9 @@ func (l badgerLog) compacting() {
 		if !waited {
 			l.log.Warn("Compaction waits for space on the disk", "dir", l.dir, "free", free, "needed", l.need)
 		}
+		if l.guard != nil {
+			l.guard.stuck("compaction waits for space on the disk")
+		}
 		time.Sleep(spaceTick)
 	}
 }
