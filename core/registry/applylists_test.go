@@ -12,7 +12,6 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/yaml"
 )
 
@@ -54,27 +53,7 @@ func TestApplyLists(t *testing.T) {
 		}
 		return all
 	}
-	const golden = "testdata/apply.json"
-	if *upstream != "" {
-		config, err := clientcmd.BuildConfigFromFlags("", *upstream)
-		if err != nil {
-			t.Fatal(err)
-		}
-		text, err := json.MarshalIndent(collect(newAsker(t, config)), "", " ")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(golden, append(text, '\n'), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if data, err = os.ReadFile(golden); err != nil {
-		t.Fatal(err)
-	}
-	var want map[string]any
-	if err := json.Unmarshal(data, &want); err != nil {
-		t.Fatal(err)
-	}
+	want := answersOf(t, "testdata/apply.json", collect)
 	got := collect(newAsker(t, start(t).config(t, "admin", "system:masters")))
 	for _, k := range slices.Sorted(maps.Keys(want)) {
 		if diff := cmp.Diff(want[k], got[k]); diff != "" {

@@ -1,15 +1,11 @@
 package registry_test
 
 import (
-	"encoding/json"
 	"maps"
 	"net/http"
-	"os"
 	"slices"
 	"strings"
 	"testing"
-
-	"k8s.io/client-go/tools/clientcmd"
 )
 
 // served is what discovery says of a resource or subresource.
@@ -83,28 +79,7 @@ func resources(a *asker) map[string]served {
 // TestDiscovery compares what is served with what upstream serves by default,
 // name by name. The test data are taken anew with -upstream.
 func TestDiscovery(t *testing.T) {
-	const golden = "testdata/discovery.json"
-	if *upstream != "" {
-		config, err := clientcmd.BuildConfigFromFlags("", *upstream)
-		if err != nil {
-			t.Fatal(err)
-		}
-		data, err := json.MarshalIndent(resources(newAsker(t, config)), "", " ")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(golden, append(data, '\n'), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	data, err := os.ReadFile(golden)
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := map[string]served{}
-	if err := json.Unmarshal(data, &want); err != nil {
-		t.Fatal(err)
-	}
+	want := answersOf(t, "testdata/discovery.json", resources)
 	got := resources(newAsker(t, start(t).config(t, "admin", "system:masters")))
 	names := maps.Clone(want)
 	maps.Copy(names, got)

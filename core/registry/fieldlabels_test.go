@@ -1,17 +1,14 @@
 package registry_test
 
 import (
-	"encoding/json"
 	"fmt"
 	"maps"
 	"net/http"
 	"net/url"
 	"os"
-	"path/filepath"
 	"slices"
 	"testing"
 
-	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/yaml"
 )
 
@@ -41,27 +38,7 @@ func TestFieldLabels(t *testing.T) {
 		}
 		return answers
 	}
-	golden := filepath.Join("testdata", "fieldlabels.json")
-	if *upstream != "" {
-		config, err := clientcmd.BuildConfigFromFlags("", *upstream)
-		if err != nil {
-			t.Fatal(err)
-		}
-		text, err := json.MarshalIndent(short(collect(newAsker(t, config))), "", " ")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(golden, append(text, '\n'), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if data, err = os.ReadFile(golden); err != nil {
-		t.Fatal(err)
-	}
-	var want map[string][]string
-	if err := json.Unmarshal(data, &want); err != nil {
-		t.Fatal(err)
-	}
+	want := answersOf(t, "testdata/fieldlabels.json", func(a *asker) map[string][]string { return short(collect(a)) })
 	ours := collect(newAsker(t, start(t).config(t, "admin", "system:masters")))
 	for answer, list := range want {
 		for _, question := range list {

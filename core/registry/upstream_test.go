@@ -402,6 +402,33 @@ func TestUpstream(t *testing.T) {
 	}
 }
 
+// answersOf reads what upstream answered from a golden file, which is taken anew with -upstream.
+func answersOf[T any](t *testing.T, golden string, collect func(*asker) T) T {
+	t.Helper()
+	var want T
+	if *upstream != "" {
+		config, err := clientcmd.BuildConfigFromFlags("", *upstream)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := json.MarshalIndent(collect(newAsker(t, config)), "", " ")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(golden, append(text, '\n'), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	text, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(text, &want); err != nil {
+		t.Fatal(err)
+	}
+	return want
+}
+
 // record takes the answers from the server of -upstream.
 func record(t *testing.T, golden string, cases []upstreamCase) {
 	t.Helper()

@@ -59,17 +59,23 @@ func (p *nodeSelector) Admit(ctx context.Context, a admission.Attributes, _ admi
 	if !ok {
 		return nil
 	}
-	set, err := p.of(ctx, a)
+	set, err := p.demanded(ctx, a, pod)
 	if err != nil {
 		return err
-	}
-	if labels.Conflicts(set, pod.Spec.NodeSelector) {
-		return apierrors.NewForbidden(corev1.Resource("pods"), pod.Name, errors.New("pod node label selector conflicts with its namespace node label selector"))
 	}
 	if len(set) > 0 {
 		pod.Spec.NodeSelector = labels.Merge(set, pod.Spec.NodeSelector)
 	}
 	return nil
+}
+
+// demanded is the labels that the namespace demands of nodes; the pod may not ask for others in their place.
+func (p *nodeSelector) demanded(ctx context.Context, a admission.Attributes, pod *corev1.Pod) (labels.Set, error) {
+	set, err := p.of(ctx, a)
+	if err == nil && labels.Conflicts(set, pod.Spec.NodeSelector) {
+		err = apierrors.NewForbidden(corev1.Resource("pods"), pod.Name, errors.New("pod node label selector conflicts with its namespace node label selector"))
+	}
+	return set, err
 }
 
 // Validate implements admission.ValidationInterface.
@@ -78,12 +84,8 @@ func (p *nodeSelector) Validate(ctx context.Context, a admission.Attributes, _ a
 	if !ok {
 		return nil
 	}
-	set, err := p.of(ctx, a)
-	if err != nil {
+	if _, err := p.demanded(ctx, a, pod); err != nil {
 		return err
-	}
-	if labels.Conflicts(set, pod.Spec.NodeSelector) {
-		return apierrors.NewForbidden(corev1.Resource("pods"), pod.Name, errors.New("pod node label selector conflicts with its namespace node label selector"))
 	}
 	allowed := p.selectors[a.GetNamespace()]
 	for k, v := range pod.Spec.NodeSelector {

@@ -54,18 +54,6 @@ func validateVolume(pv *corev1.PersistentVolume) field.ErrorList {
 	case a == nil:
 	case a.Required == nil:
 		errs = append(errs, field.Required(spec.Child("nodeAffinity", "required"), "must specify required node constraints"))
-	case s.ISCSI != nil:
-		c := s.ISCSI
-		source := &corev1.ISCSIVolumeSource{TargetPortal: c.TargetPortal, IQN: c.IQN, Lun: c.Lun, InitiatorName: c.InitiatorName}
-		errs = append(errs, podspec.ValidateVolumeSource(&corev1.VolumeSource{ISCSI: source}, spec)...)
-		if (c.DiscoveryCHAPAuth || c.SessionCHAPAuth) && c.SecretRef == nil {
-			errs = append(errs, field.Required(spec.Child("iscsi", "secretRef"), ""))
-		}
-	case s.RBD != nil:
-		source := &corev1.RBDVolumeSource{CephMonitors: s.RBD.CephMonitors, RBDImage: s.RBD.RBDImage}
-		errs = append(errs, podspec.ValidateVolumeSource(&corev1.VolumeSource{RBD: source}, spec)...)
-	case s.Glusterfs != nil, s.CephFS != nil, s.Cinder != nil, s.FlexVolume != nil, s.AzureFile != nil, s.ScaleIO != nil, s.StorageOS != nil:
-		// None of them can be mounted any more, but for those that CSI drivers take over: these check them.
 	default:
 		errs = append(errs, podspec.ValidateNodeSelector(a.Required, spec.Child("nodeAffinity", "required"))...)
 	}
