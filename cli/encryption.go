@@ -71,12 +71,18 @@ func newEncryptionStatus(streams genericiooptions.IOStreams, d *dirs) *cobra.Com
 	}
 }
 
-func printEncryption(out io.Writer, dir string) error {
+// readEncryption reads the keys in use, and how far what is stored has been written with the first of them.
+func readEncryption(dir string) (encryption.State, encryption.Progress, error) {
 	state, err := encryption.Read(encryption.File(dir))
 	if err != nil {
-		return err
+		return state, encryption.Progress{}, err
 	}
 	progress, err := encryption.ReadProgress(dir)
+	return state, progress, err
+}
+
+func printEncryption(out io.Writer, dir string) error {
+	state, progress, err := readEncryption(dir)
 	if err != nil {
 		return err
 	}
@@ -139,11 +145,7 @@ func waitWritten(ctx context.Context, dir string) error {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		state, err := encryption.Read(encryption.File(dir))
-		if err != nil {
-			return err
-		}
-		progress, err := encryption.ReadProgress(dir)
+		state, progress, err := readEncryption(dir)
 		if err != nil {
 			return err
 		}
@@ -172,11 +174,7 @@ func newEncryptionPrune(streams genericiooptions.IOStreams, d *dirs) *cobra.Comm
 			if err != nil {
 				return err
 			}
-			state, err := encryption.Read(encryption.File(dir))
-			if err != nil {
-				return err
-			}
-			progress, err := encryption.ReadProgress(dir)
+			state, progress, err := readEncryption(dir)
 			if err != nil {
 				return err
 			}
