@@ -71,12 +71,18 @@ func Open(ctx context.Context, o Options) (*Datastore, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	d := &Datastore{opts: o, log: o.Log}
-	var err error
-	if d.client, err = newClient(&o); err != nil {
+	secure, err := clientTLS(&o)
+	if err != nil {
+		return nil, err
+	}
+	if d.client, err = newClient(&o, secure); err != nil {
 		return nil, err
 	}
 	for first := true; ; first = false {
-		err := d.ping(ctx)
+		err := refusal(ctx, o.Servers, secure)
+		if err == nil {
+			err = d.ping(ctx)
+		}
 		if err == nil {
 			return d, nil
 		}
@@ -98,15 +104,20 @@ func Open(ctx context.Context, o Options) (*Datastore, error) {
 	}
 }
 
-func newClient(o *Options) (*clientv3.Client, error) {
-	var secure *tls.Config
-	if o.CAFile != "" || o.CertFile != "" {
-		var err error
-		info := transport.TLSInfo{CertFile: o.CertFile, KeyFile: o.KeyFile, TrustedCAFile: o.CAFile}
-		if secure, err = info.ClientConfig(); err != nil {
-			return nil, fmt.Errorf("etcd certificates (--etcd-cafile, --etcd-certfile, --etcd-keyfile): %w", err)
-		}
+// clientTLS is what the flags tell of TLS; nil: nothing.
+func clientTLS(o *Options) (*tls.Config, error) {
+	if o.CAFile == "" && o.CertFile == "" {
+		return nil, nil
 	}
+	info := transport.TLSInfo{CertFile: o.CertFile, KeyFile: o.KeyFile, TrustedCAFile: o.CAFile}
+	secure, err := info.ClientConfig()
+	if err != nil {
+		return nil, fmt.Errorf("etcd certificates (--etcd-cafile, --etcd-certfile, --etcd-keyfile): %w", err)
+	}
+	return secure, nil
+}
+
+func newClient(o *Options, secure *tls.Config) (*clientv3.Client, error) {
 	c, err := clientv3.New(clientv3.Config{
 		Endpoints: o.Servers, DialTimeout: dialTimeout, DialKeepAliveTime: 30 * time.Second, DialKeepAliveTimeout: 10 * time.Second,
 		TLS: secure, Logger: zap.NewNop(), MaxCallRecvMsgSize: maxMessage,
