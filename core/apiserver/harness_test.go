@@ -134,12 +134,12 @@ func dynamicClient(t testing.TB, c *rest.Config) dynamic.Interface {
 // eventually repeats f until it returns true.
 func eventually(t testing.TB, what string, f func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for !f() {
 		if time.Now().After(deadline) {
-			t.Fatalf("still not so after 10 s: %s", what)
+			t.Fatalf("still not so after a minute: %s", what)
 		}
 		<-tick.C
 	}

@@ -85,7 +85,7 @@ func TestEscalation(t *testing.T) {
 			err := try()
 			// Until the authorizer knows the binding of this user, all is forbidden to it.
 			known := func() bool { return err == nil || strings.Contains(err.Error(), "not currently held") }
-			for deadline := time.Now().Add(10 * time.Second); !known() && time.Now().Before(deadline); {
+			for deadline := time.Now().Add(time.Minute); !known() && time.Now().Before(deadline); {
 				err = try()
 			}
 			if c.allowed && err != nil || !c.allowed && (!apierrors.IsForbidden(err) || !known()) {

@@ -101,12 +101,12 @@ func TestTriggerIndexExpiry(t *testing.T) {
 	if err := s.Create(ctx, "/pods/x/p", pod, nil, 1); err != nil {
 		t.Fatal(err)
 	}
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for len(namesOnNode(ctx, t, s, "/pods/", "a")) > 0 {
 		if time.Now().After(deadline) {
-			t.Fatal("it is still listed after 10 s")
+			t.Fatal("it is still listed")
 		}
 		<-tick.C
 	}

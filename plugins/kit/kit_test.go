@@ -69,7 +69,7 @@ func TestEndsTheProcess(t *testing.T) {
 				if code != 1 {
 					t.Errorf("exit status: got %d, want 1", code)
 				}
-			case <-time.After(10 * time.Second):
+			case <-time.After(time.Minute):
 				t.Fatal("the process goes on")
 			}
 		})
@@ -183,7 +183,7 @@ func TestServeGRPCAndDial(t *testing.T) {
 	defer func() { _ = conn.Close() }()
 	client := grpc_health_v1.NewHealthClient(conn)
 	check := func() error {
-		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		_, err := client.Check(ctx, &grpc_health_v1.HealthCheckRequest{}, grpc.WaitForReady(true))
 		return err
@@ -215,7 +215,7 @@ func TestServeGRPCWithoutSocket(t *testing.T) {
 
 func poll(t *testing.T, cond func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !cond(); {
+	for deadline := time.Now().Add(time.Minute); !cond(); {
 		if time.Now().After(deadline) {
 			t.Fatal("it did not come to pass within 10s")
 		}

@@ -95,9 +95,9 @@ func (n *node) delete(name string, grace int64) {
 	}
 }
 
-func poll(t *testing.T, what string, limit time.Duration, ok func() bool) {
+func poll(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(limit)
+	deadline := time.Now().Add(time.Minute)
 	for !ok() {
 		if time.Now().After(deadline) {
 			t.Fatalf("timed out: %s", what)
@@ -110,7 +110,7 @@ func poll(t *testing.T, what string, limit time.Duration, ok func() bool) {
 func (n *node) await(name, what string, ok func(p *corev1.Pod) bool) *corev1.Pod {
 	n.t.Helper()
 	var last *corev1.Pod
-	deadline := time.Now().Add(15 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for time.Now().Before(deadline) {
 		p, err := n.api.CoreV1().Pods("default").Get(n.t.Context(), name, metav1.GetOptions{})
 		if err == nil {
@@ -145,7 +145,7 @@ func (n *node) events(reason string) []string {
 func TestPodLife(t *testing.T) {
 	n := newNode(t)
 	k, _ := n.start()
-	poll(t, "node ready", 5*time.Second, func() bool {
+	poll(t, "node ready", func() bool {
 		node, err := n.api.CoreV1().Nodes().Get(t.Context(), "test-node", metav1.GetOptions{})
 		return err == nil && slices.ContainsFunc(node.Status.Conditions, func(c corev1.NodeCondition) bool {
 			return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
@@ -166,14 +166,14 @@ func TestPodLife(t *testing.T) {
 		t.Errorf("calls: got %v, want %v", got, want)
 	}
 	for _, reason := range []string{"Pulled", "Created", "Started"} {
-		poll(t, "event "+reason, 2*time.Second, func() bool { return len(n.events(reason)) == 1 })
+		poll(t, "event "+reason, func() bool { return len(n.events(reason)) == 1 })
 	}
 	n.delete("web", 3)
-	poll(t, "pod gone", 5*time.Second, func() bool {
+	poll(t, "pod gone", func() bool {
 		_, err := n.api.CoreV1().Pods("default").Get(t.Context(), "web", metav1.GetOptions{})
 		return apierrors.IsNotFound(err)
 	})
-	poll(t, "runtime empty", 5*time.Second, func() bool {
+	poll(t, "runtime empty", func() bool {
 		n.cri.mu.Lock()
 		defer n.cri.mu.Unlock()
 		return len(n.cri.sandboxes) == 0 && len(n.cri.containers) == 0
@@ -181,7 +181,7 @@ func TestPodLife(t *testing.T) {
 	if got, want := n.cri.takeCalls(), []string{"stop app/3", "stop sandbox web"}; !slices.Equal(got, want) {
 		t.Errorf("calls: got %v, want %v", got, want)
 	}
-	poll(t, "worker gone", 2*time.Second, func() bool { return k.worker("uid-web") == nil })
+	poll(t, "worker gone", func() bool { return k.worker("uid-web") == nil })
 	if _, err := os.Stat(k.volumes.podDir("uid-web")); !os.IsNotExist(err) {
 		t.Errorf("pod folder stays: %v", err)
 	}
@@ -229,11 +229,11 @@ func TestKubeletRestartTouchesNothing(t *testing.T) {
 	n.cri.takeCalls()
 	n.api.ClearActions()
 	k, _ := n.start()
-	poll(t, "worker looked", 5*time.Second, func() bool {
+	poll(t, "worker looked", func() bool {
 		w := k.worker(pod.UID)
 		return w != nil && w.view.Load() != nil && w.view.Load().Status != nil
 	})
-	poll(t, "node object read", 5*time.Second, func() bool { return len(n.api.Actions()) > 5 })
+	poll(t, "node object read", func() bool { return len(n.api.Actions()) > 5 })
 	if calls := n.cri.takeCalls(); len(calls) > 0 {
 		t.Errorf("the restarted kubelet touched containers: %v", calls)
 	}
@@ -384,7 +384,7 @@ func TestMissingConfigMapThenThere(t *testing.T) {
 	pod.Spec.Volumes = []corev1.Volume{{Name: "conf", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: "settings"}}}}}
 	pod.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "conf", MountPath: "/conf"}}
 	n.create(pod)
-	poll(t, "FailedMount", 5*time.Second, func() bool { return len(n.events("FailedMount")) > 0 })
+	poll(t, "FailedMount", func() bool { return len(n.events("FailedMount")) > 0 })
 	if got, want := n.events("FailedMount")[0], `MountVolume.SetUp failed for volume "conf" : configmap "settings" not found`; got != want {
 		t.Errorf("event: got %s, want %s", got, want)
 	}
@@ -409,7 +409,7 @@ func TestLivenessRestarts(t *testing.T) {
 	if got := n.cri.takeCalls(); len(got) < 3 || !slices.Equal(got[:3], []string{"stop app/5", "create app/1", "start app"}) {
 		t.Errorf("calls: %v", got)
 	}
-	poll(t, "events", 2*time.Second, func() bool {
+	poll(t, "events", func() bool {
 		return slices.Contains(n.events("Killing"), "Container app failed liveness probe, will be restarted")
 	})
 	if got := n.events("Unhealthy"); len(got) == 0 || got[0] != "Liveness probe failed: output" {
@@ -443,7 +443,7 @@ func TestOrphanIsEnded(t *testing.T) {
 			}
 			n.start()
 			gone := []string{logs("web"), link, filepath.Join(n.env.DataDir, "pods", "uid-web"), filepath.Join(n.env.DataDir, logMarks, "uid-web")}
-			poll(t, "nothing of the pod left", 10*time.Second, func() bool {
+			poll(t, "nothing of the pod left", func() bool {
 				for _, path := range gone {
 					if _, err := os.Lstat(path); err == nil {
 						return false

@@ -106,7 +106,7 @@ func servedNode(t *testing.T) (n *node, ca *authority, addr string) {
 	n.env.API.CA, n.env.Serving = ca.pem, &kit.KeyPair{Certificate: cert, PrivateKey: key}
 	n.env.Config = bytes.Replace(n.env.Config, []byte(`"port":1`), fmt.Appendf(nil, `"port":%d`, port), 1)
 	n.start()
-	poll(t, "the server answers", 5*time.Second, func() bool {
+	poll(t, "the server answers", func() bool {
 		c, err := net.Dial("tcp", addr)
 		if err != nil {
 			return false
@@ -148,7 +148,7 @@ func TestServerChecksClients(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			tr := &http.Transport{TLSClientConfig: tlsConfig(ca, tt.cert)}
 			defer tr.CloseIdleConnections()
-			c := &http.Client{Transport: tr, Timeout: 5 * time.Second}
+			c := &http.Client{Transport: tr, Timeout: time.Minute}
 			for _, path := range []string{"/healthz", "/pods", "/exec/default/p/app?command=id", "/runningpods/"} {
 				resp, err := c.Get("https://" + addr + path)
 				if tt.want == 0 {
@@ -240,7 +240,7 @@ func TestServerPassesStreamsOn(t *testing.T) {
 					t.Fatal(err)
 				}
 				defer conn.Close()
-				if err := conn.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+				if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 					t.Fatal(err)
 				}
 				fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", tt.path, protocol)

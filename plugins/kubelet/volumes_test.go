@@ -320,7 +320,7 @@ func TestReadLog(t *testing.T) {
 		buf := make([]byte, 100)
 		expect := func(want string) {
 			t.Helper()
-			if err := r.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
+			if err := r.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
 				t.Fatal(err)
 			}
 			n, err := r.Read(buf)

@@ -116,7 +116,7 @@ func (w *world) put(svc *corev1.Service, s *discoveryv1.EndpointSlice) {
 func (w *world) answers(from, network, target, want string) {
 	w.t.Helper()
 	var got string
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		var err error
 		if got, err = nstest.Ask(w.t, w.pods[from], network, target); err != nil {

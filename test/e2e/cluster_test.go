@@ -97,7 +97,7 @@ func (c *cluster) testExample(t *testing.T) {
 	c.kubectl(t, "apply", "-f", "test/example/manifests")
 	c.rolledOut(t)
 	client := c.client()
-	eventually(t, 10*time.Second, "the first answer", func() error {
+	eventually(t, time.Minute, "the first answer", func() error {
 		body, err := c.get(client, c.url)
 		if err == nil && !strings.HasPrefix(body, "Ahoy from Keelson: visit 1, counter v1, pod counter-") {
 			t.Fatalf("first answer: %s", body)
@@ -150,7 +150,7 @@ func (c *cluster) testRollout(t *testing.T) {
 func (c *cluster) answersOnly(t *testing.T, version string) {
 	t.Helper()
 	client := c.client()
-	eventually(t, 30*time.Second, "answers of "+version, func() error {
+	eventually(t, time.Minute, "answers of "+version, func() error {
 		for range 20 {
 			body, err := c.get(client, c.url)
 			if err != nil {
@@ -221,7 +221,7 @@ func (c *cluster) testKillPlugins(t *testing.T) {
 			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 				t.Fatal(err)
 			}
-			took := eventually(t, 20*time.Second, "plugin back", func() error {
+			took := eventually(t, time.Minute, "plugin back", func() error {
 				if now := c.pluginPID(t, name); now == pid || now == 0 {
 					return fmt.Errorf("pid is %d", now)
 				}
@@ -290,7 +290,7 @@ func (c *cluster) testKillKernel(t *testing.T) {
 	}
 	close(stop)
 	<-done
-	eventually(t, 5*time.Second, "end of the plugins", func() error {
+	eventually(t, time.Minute, "end of the plugins", func() error {
 		for _, pid := range plugins {
 			if alive(pid) {
 				return fmt.Errorf("process %d lives", pid)

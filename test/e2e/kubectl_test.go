@@ -62,7 +62,7 @@ func (c *cluster) testPortForward(t *testing.T, pod string) {
 	}
 	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
 	client := c.client()
-	eventually(t, 10*time.Second, "an answer through the forwarded port", func() error {
+	eventually(t, time.Minute, "an answer through the forwarded port", func() error {
 		body, err := c.get(client, "http://127.0.0.1:18080/")
 		if err == nil {
 			err = contains(body, "Ahoy")
@@ -132,7 +132,7 @@ func (c *cluster) testPluginsCommand(t *testing.T) {
 	}
 	pid := c.pluginPID(t, "scheduler")
 	c.keelson(t, "plugins", "restart", "scheduler")
-	eventually(t, 20*time.Second, "another process", func() error {
+	eventually(t, time.Minute, "another process", func() error {
 		if now := c.pluginPID(t, "scheduler"); now == 0 || now == pid {
 			return fmt.Errorf("pid %d", now)
 		}

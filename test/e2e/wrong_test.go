@@ -66,7 +66,7 @@ func (c *cluster) testWrongInput(t *testing.T) {
 	}
 	t.Run("unknown built-in plugin", func(t *testing.T) {
 		c.kubectl(t, "apply", "-f", manifest("apiVersion: keelson.dev/v1alpha1\nkind: Plugin\nmetadata: {name: nope}\nspec: {kind: dns, source: {builtIn: true}}\n"))
-		eventually(t, 10*time.Second, "a reason in the plugin's status", func() error {
+		eventually(t, time.Minute, "a reason in the plugin's status", func() error {
 			return contains(c.kubectl(t, "get", "plugin", "nope", "-o", "jsonpath={.status.phase} {.status.lastError}"),
 				"Failed", "spec.source.builtIn", `"nope"`)
 		})

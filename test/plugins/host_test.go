@@ -363,7 +363,7 @@ func TestLogs(t *testing.T) {
 	}()
 	want := func(text string) {
 		t.Helper()
-		for timeout := time.After(10 * time.Second); ; {
+		for timeout := time.After(time.Minute); ; {
 			select {
 			case line := <-lines:
 				if strings.Contains(line, text) {

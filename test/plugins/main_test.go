@@ -202,7 +202,7 @@ func shortDir(t *testing.T) string {
 // poll waits for cond, for at most 15 seconds.
 func poll(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(15 * time.Second); !cond(); {
+	for deadline := time.Now().Add(time.Minute); !cond(); {
 		if time.Now().After(deadline) {
 			t.Fatalf("it did not come to pass within 15s: %s", what)
 		}

@@ -60,7 +60,7 @@ func TestRootSpawnKillRemove(t *testing.T) {
 	if st, ok := h.Stats(path); !ok || st.Time.IsZero() {
 		t.Errorf("Stats: got %+v, %t", st, ok)
 	}
-	limit, stop := context.WithTimeout(t.Context(), 10*time.Second)
+	limit, stop := context.WithTimeout(t.Context(), time.Minute)
 	defer stop()
 	if err := killOnly(limit, h, path, cmd); err != nil {
 		t.Fatal(err)
