@@ -26,6 +26,8 @@ var deliberate = map[string]string{
 	"pods/log stream":                                 moreFound,
 	"pods/log stream tail":                            moreFound,
 	"patch/put scale old kind":                        "the kinds of apps/v1beta1, which nobody serves any more, are in no scheme of ours",
+	"pods/bind no target":                             "what is missing in a body is the client's fault: 422, not 500",
+	"serve/openapi v3 text":                           "the list of documents is JSON and says so; upstream leaves it to its HTTP library to guess text/plain",
 	"list/get version no number":                      "a wrong parameter is the client's fault: 400, not 500",
 	"list/watch version no number":                    "a wrong parameter is the client's fault: 400, not 500",
 	"list/version 0 limit":                            "upstream's cache ignores a limit at version 0; we keep to it, as the API allows",

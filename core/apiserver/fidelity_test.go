@@ -241,11 +241,6 @@ func (s *fidelityServer) send(t *testing.T, method, path string, object map[stri
 	return a
 }
 
-// onEtcd are answers that may differ on an etcd only.
-var onEtcd = map[string]bool{
-	"delete/collection precondition": true, // which of several is refused first
-}
-
 // testPrefix is that of a test's objects in an etcd, see openTestDatastore.
 var testPrefix = regexp.MustCompile("/test/[0-9a-f]{16}/")
 
@@ -276,7 +271,7 @@ func compareAnswers(t *testing.T, golden string, got map[string]string) {
 			}
 			diff := lineDiff(upstream, strings.TrimSpace(likeRegistry(got[name])))
 			switch {
-			case testEtcd != nil && (differs || onEtcd[id]): // what is listed is about the server's own store
+			case testEtcd != nil && differs: // what is listed is about the server's own store
 			case differs && diff == "":
 				t.Errorf("like upstream's, but listed as different: %s", reason)
 			case !differs && diff != "":

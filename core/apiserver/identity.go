@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 
+	"github.com/emicklei/go-restful/v3"
 	"k8s.io/apiserver/pkg/apis/apiserver"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/authenticatorfactory"
@@ -205,14 +206,19 @@ func installDiscovery(s *genericapiserver.GenericAPIServer, tokens *auth.Tokens)
 	if err != nil {
 		return err
 	}
-	document := func(contentType string, body []byte) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-			w.Header().Set("Content-Type", contentType)
-			w.Header().Set("Cache-Control", "public, max-age=3600")
-			w.Write(body) //nolint:errcheck // the client has gone
-		})
+	document := func(path, mediaType, operation, about string, body []byte) {
+		ws := new(restful.WebService).Path(path).Produces(mediaType)
+		ws.Route(ws.GET("").Doc(about).Operation(operation).Returns(http.StatusOK, "OK", "").
+			To(func(_ *restful.Request, w *restful.Response) {
+				w.Header().Set("Content-Type", mediaType)
+				w.Header().Set("Cache-Control", "public, max-age=3600")
+				w.ResponseWriter.Write(body) //nolint:errcheck // the client has gone
+			}))
+		s.Handler.GoRestfulContainer.Add(ws)
 	}
-	s.Handler.NonGoRestfulMux.Handle("/.well-known/openid-configuration", document("application/json", config))
-	s.Handler.NonGoRestfulMux.Handle("/openid/v1/jwks", document("application/jwk-set+json", keys))
+	document("/.well-known/openid-configuration", "application/json", "getServiceAccountIssuerOpenIDConfiguration",
+		"get service account issuer OpenID configuration, also known as the 'OIDC discovery doc'", config)
+	document("/openid/v1/jwks", "application/jwk-set+json", "getServiceAccountIssuerOpenIDKeyset",
+		"get service account issuer OpenID JSON Web Key Set (contains public token verification keys)", keys)
 	return nil
 }

@@ -73,7 +73,7 @@ func serveOpenAPI(s *Server) {
 	m := s.generic.Handler.NonGoRestfulMux
 	m.Handle("/openapi/v2", o.answer(o.current2))
 	m.Handle("/openapi/v3", o.answer(o.current3))
-	m.HandlePrefix("/openapi/v3/", o.answer(o.current3))
+	m.HandlePrefix("/openapi/v3/", o.known3(o.answer(o.current3)))
 }
 
 func (o *openAPI) answer(current func() (http.Handler, error)) http.Handler {
@@ -177,6 +177,27 @@ func (o *openAPI) current3() (http.Handler, error) {
 		})))
 	}
 	return o.serve3, nil
+}
+
+// known3 answers for documents that there are not, of which the service behind
+// it would say nothing.
+func (o *openAPI) known3(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		o.remote.refresh(r.Context())
+		path := strings.TrimPrefix(r.URL.Path, "/openapi/v3/")
+		if _, err := o.current3(); err == nil && !o.has3(path) {
+			w.WriteHeader(http.StatusNotFound)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+func (o *openAPI) has3(path string) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	_, other := o.version3[path]
+	return other || o.static3[path]
 }
 
 // document3 is a document of version 3 that is made when it is asked for.

@@ -188,6 +188,7 @@ func (s *Server) configure(gc *genericapiserver.Config) error {
 	gc.LoopbackClientConfig = s.loopback
 	gc.PublicAddress = s.config.AdvertiseAddress.AsSlice()
 	gc.EffectiveVersion = newRelease()
+	gc.Flagz = flagValues{s.config.Options}
 	gc.RESTOptionsGetter = s.storage
 	s.identity.apply(&s.config, gc)
 	gc.Authorization.Authorizer = s.rights

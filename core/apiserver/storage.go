@@ -84,6 +84,8 @@ func (o *storageOptions) of(resource string) storage.Interface {
 func (o *storageOptions) GetRESTOptions(resource schema.GroupResource, _ runtime.Object) (generic.RESTOptions, error) {
 	codec := registry.StorageCodec(resource.Group)
 	config := storagebackend.NewDefaultConfig("/registry", codec)
+	// What discovery's storageVersionHash tells.
+	config.EncodeVersioner = runtime.NewMultiGroupVersioner(registry.StorageVersion(resource.Group), schema.GroupKind{Group: resource.Group})
 	if o.transformers != nil {
 		config.Transformer = o.transformers.TransformerForResource(resource)
 	}

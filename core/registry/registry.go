@@ -141,6 +141,14 @@ func StorageCodec(group string) runtime.Codec {
 		schema.GroupVersions(versions), schema.GroupVersions{internal})
 }
 
+// StorageVersion is the version that StorageCodec stores the kinds of a group in.
+func StorageVersion(group string) schema.GroupVersion {
+	if versions := Scheme.PrioritizedVersionsForGroup(group); len(versions) > 0 {
+		return versions[0]
+	}
+	return schema.GroupVersion{Group: group}
+}
+
 func groupName(g *genericapiserver.APIGroupInfo) string { return g.PrioritizedVersions[0].Group }
 
 func concat(lists ...[]resource.Kind) []resource.Kind {

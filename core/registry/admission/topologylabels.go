@@ -96,7 +96,7 @@ func (t *topologyLabels) Admit(ctx context.Context, a admission.Attributes, _ ad
 	}
 	switch o := a.GetObject().(type) {
 	case *corev1.Binding:
-		if a.GetSubresource() != "binding" || o.Target.Kind != "" && o.Target.Kind != "Node" {
+		if a.GetSubresource() != "binding" || o.Target.Kind != "" && o.Target.Kind != "Node" || o.Target.Name == "" {
 			return nil
 		}
 		return t.label(ctx, a, o.Target.Name, &o.ObjectMeta)

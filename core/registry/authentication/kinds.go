@@ -4,6 +4,7 @@ package authentication
 
 import (
 	"context"
+	"errors"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -49,6 +50,9 @@ func reviewToken(ctx context.Context, env *resource.Env, obj runtime.Object) (ru
 		ctx = authenticator.WithAudiences(ctx, audiences)
 	}
 	response, ok, err := env.Authenticator.AuthenticateToken(ctx, review.Spec.Token)
+	if !ok && err == nil {
+		err = errors.New("invalid bearer token")
+	}
 	review.Status = authenticationv1.TokenReviewStatus{Authenticated: ok && response != nil && err == nil}
 	if err != nil {
 		review.Status.Error = err.Error()

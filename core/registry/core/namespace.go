@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -97,9 +96,8 @@ func finalizerErrors(ns *corev1.Namespace, path func(int) *field.Path) field.Err
 		for _, msg := range validation.IsQualifiedName(string(f)) {
 			errs = append(errs, field.Invalid(path(i), string(f), msg))
 		}
-		standard := f == corev1.FinalizerKubernetes || f == metav1.FinalizerOrphanDependents || f == metav1.FinalizerDeleteDependents
-		if !standard && !strings.Contains(string(f), "/") {
-			errs = append(errs, field.Invalid(path(i), string(f), "name is neither a standard finalizer name nor is it fully qualified"))
+		if err := resource.FinalizerError(string(f), path(i)); err != nil {
+			errs = append(errs, err)
 		}
 	}
 	return errs
@@ -142,8 +140,10 @@ func (r *finalizeREST) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set 
 type finalizeStrategy struct{ rest.RESTUpdateStrategy }
 
 // ValidateUpdate implements rest.RESTUpdateStrategy.
-func (f finalizeStrategy) ValidateUpdate(ctx context.Context, obj, old runtime.Object) field.ErrorList {
-	return append(finalizerErrors(obj.(*corev1.Namespace), field.NewPath("spec", "finalizers").Index), f.RESTUpdateStrategy.ValidateUpdate(ctx, obj, old)...)
+func (finalizeStrategy) ValidateUpdate(_ context.Context, obj, old runtime.Object) field.ErrorList {
+	ns := obj.(*corev1.Namespace)
+	errs := apivalidation.ValidateObjectMetaUpdate(&ns.ObjectMeta, &old.(*corev1.Namespace).ObjectMeta, field.NewPath("metadata"))
+	return append(errs, finalizerErrors(ns, field.NewPath("spec", "finalizers").Index)...)
 }
 
 func (finalizeStrategy) PrepareForUpdate(_ context.Context, obj, old runtime.Object) {
@@ -217,8 +217,8 @@ func (r *namespaceREST) terminate(ctx context.Context, ns *corev1.Namespace, val
 				}
 			}
 			if current.DeletionTimestamp.IsZero() {
-				now, zero := metav1.Now(), int64(0)
-				current.DeletionTimestamp, current.DeletionGracePeriodSeconds = &now, &zero
+				now := metav1.Now()
+				current.DeletionTimestamp = &now
 			}
 			current.Status.Phase = corev1.NamespaceTerminating
 			var kept []string

@@ -16,7 +16,6 @@ import (
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/rest"
-	"k8s.io/apiserver/pkg/util/dryrun"
 	"k8s.io/apiserver/pkg/warning"
 
 	"keelson.dev/keelson/core/registry/resource"
@@ -133,9 +132,6 @@ func (r *tokenREST) Create(ctx context.Context, name string, obj runtime.Object,
 	if left := int64(time.Until(expires).Round(time.Second) / time.Second); left < *request.Spec.ExpirationSeconds-1 {
 		warning.AddWarning(ctx, "", fmt.Sprintf("requested expiration of %d seconds shortened to %d seconds", *request.Spec.ExpirationSeconds, left))
 		request.Spec.ExpirationSeconds = &left
-	}
-	if dryrun.IsDryRun(options.DryRun) {
-		token = ""
 	}
 	request.Status = authenticationv1.TokenRequestStatus{Token: token, ExpirationTimestamp: metav1.NewTime(expires)}
 	if request.CreationTimestamp.IsZero() {

@@ -142,7 +142,7 @@ func decodeValues(values url.Values, out reflect.Value) error {
 			for _, v := range given {
 				item := reflect.New(target.Type().Elem()).Elem()
 				if err := decodeValue(v, item); err != nil {
-					return fmt.Errorf("parameter %s: %w", name, err)
+					return err // which names no parameter, as upstream's does not
 				}
 				target.Set(reflect.Append(target, item))
 			}
@@ -153,7 +153,7 @@ func decodeValues(values url.Values, out reflect.Value) error {
 			target = target.Elem()
 		}
 		if err := decodeValue(given[0], target); err != nil {
-			return fmt.Errorf("parameter %s: %w", name, err)
+			return err
 		}
 	}
 	return nil

@@ -3,7 +3,10 @@ package resource
 import (
 	"context"
 	"reflect"
+	"strings"
 
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -72,6 +75,7 @@ func (s *strategy[T]) Validate(_ context.Context, obj runtime.Object) field.Erro
 		name = validation.NameIsDNSSubdomain
 	}
 	errs := validation.ValidateObjectMetaAccessor(o, !s.def.ClusterScoped, name, field.NewPath("metadata"))
+	errs = append(errs, s.def.finalizerErrors(o)...)
 	if s.def.Validate != nil {
 		errs = append(errs, s.def.Validate(o)...)
 	}
@@ -80,7 +84,7 @@ func (s *strategy[T]) Validate(_ context.Context, obj runtime.Object) field.Erro
 
 func (s *strategy[T]) ValidateUpdate(_ context.Context, obj, old runtime.Object) field.ErrorList {
 	o, before := obj.(T), old.(T)
-	errs := validation.ValidateObjectMetaAccessorUpdate(o, before, field.NewPath("metadata"))
+	errs := s.def.validateMetaUpdate(o, before)
 	if s.def.Validate != nil && !s.def.SkipValidateOnUpdate {
 		errs = append(errs, s.def.Validate(o)...)
 	}
@@ -88,6 +92,39 @@ func (s *strategy[T]) ValidateUpdate(_ context.Context, obj, old runtime.Object)
 		errs = append(errs, s.def.ValidateUpdate(o, before)...)
 	}
 	return errs
+}
+
+func (d *Definition[T]) validateMetaUpdate(o, before T) field.ErrorList {
+	errs := validation.ValidateObjectMetaAccessorUpdate(o, before, field.NewPath("metadata"))
+	return append(errs, d.finalizerErrors(o)...)
+}
+
+// finalizerErrors wants finalizers with a domain, or Kubernetes' own. Upstream
+// does so for all its kinds but those of admission.
+func (d *Definition[T]) finalizerErrors(o T) field.ErrorList {
+	if d.GroupVersion.Group == admissionregistrationv1.GroupName {
+		return nil
+	}
+	var errs field.ErrorList
+	for i, f := range o.GetFinalizers() {
+		if err := FinalizerError(f, field.NewPath("metadata", "finalizers").Index(i)); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errs
+}
+
+// FinalizerError says what is wrong with a name that is neither qualified by a
+// domain nor one of Kubernetes' own finalizers.
+func FinalizerError(name string, path *field.Path) *field.Error {
+	switch name {
+	case string(corev1.FinalizerKubernetes), metav1.FinalizerOrphanDependents, metav1.FinalizerDeleteDependents:
+		return nil
+	}
+	if strings.Contains(name, "/") {
+		return nil
+	}
+	return field.Invalid(path, name, "name is neither a standard finalizer name nor is it fully qualified")
 }
 
 func (s *strategy[T]) WarningsOnCreate(_ context.Context, obj runtime.Object) []string {
@@ -168,7 +205,7 @@ func (s *statusStrategy[T]) PrepareForUpdate(ctx context.Context, obj, old runti
 
 func (s *statusStrategy[T]) ValidateUpdate(_ context.Context, obj, old runtime.Object) field.ErrorList {
 	o, before := obj.(T), old.(T)
-	errs := validation.ValidateObjectMetaAccessorUpdate(o, before, field.NewPath("metadata"))
+	errs := s.def.validateMetaUpdate(o, before)
 	if s.def.ValidateStatus != nil {
 		errs = append(errs, s.def.ValidateStatus(o, before)...)
 	}
