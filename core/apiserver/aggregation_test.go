@@ -89,7 +89,7 @@ func remoteServer(t *testing.T, h *harness) *harness {
 	k := newKubectl(t, remote)
 	k.server(remote.Address().String())
 	k.want(gizmos, "apply -f -", "created")
-	k.want("", "wait --for=condition=established crd/gizmos.remote.example --timeout=10s", "condition met")
+	k.want("", "wait --for=condition=established crd/gizmos.remote.example --timeout=60s", "condition met")
 	return remote
 }
 
@@ -126,7 +126,7 @@ func TestAggregation(t *testing.T) {
 		t.Fatal(err)
 	}
 	k := newKubectl(t, h)
-	k.want("", "wait --for=condition=Available apiservice/v1.remote.example --timeout=20s", "condition met")
+	k.want("", "wait --for=condition=Available apiservice/v1.remote.example --timeout=60s", "condition met")
 	t.Run("discovery and OpenAPI are merged", func(t *testing.T) {
 		k := &kubectl{t, k.config}
 		k.want("", "get apiservice v1.remote.example", "default/remote", "True")
@@ -134,7 +134,10 @@ func TestAggregation(t *testing.T) {
 			out, _ := k.run("", "api-resources", "--api-group=remote.example", "-o", "wide")
 			return strings.Contains(out, "gz")
 		})
-		k.want("", "explain gizmo.spec.size", "How large the gizmo is.")
+		eventually(t, "the kind's documentation is there", func() bool { // a server too busy to answer is asked again
+			out, _ := k.run("", "explain", "gizmo.spec.size")
+			return strings.Contains(out, "How large the gizmo is.")
+		})
 		k.want("", "get --raw /openapi/v2", "/apis/remote.example/v1/namespaces/{namespace}/gizmos/{name}", "/apis/apps/v1/deployments")
 		k.want("", "get --raw /openapi/v3", `"apis/remote.example/v1"`)
 		k.want("", "get --raw /apis/remote.example", `"preferredVersion"`)
@@ -182,7 +185,7 @@ func TestAggregation(t *testing.T) {
 	t.Run("a server that is gone", func(t *testing.T) {
 		k := &kubectl{t, k.config}
 		k.want("", "delete endpointslice remote", "deleted")
-		k.want("", "wait --for=condition=Available=False apiservice/v1.remote.example --timeout=20s", "condition met")
+		k.want("", "wait --for=condition=Available=False apiservice/v1.remote.example --timeout=60s", "condition met")
 		k.want("", "get apiservice v1.remote.example", "EndpointsNotFound")
 		eventually(t, "requests answer 503", func() bool {
 			err := h.admin.CoreV1().RESTClient().Get().AbsPath("/apis/remote.example/v1/gizmos").Do(t.Context()).Error()

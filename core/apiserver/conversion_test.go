@@ -104,7 +104,7 @@ func TestConversionWebhook(t *testing.T) {
 	k := newKubectl(t, h)
 	crd := strings.Replace(gates, "CABUNDLE", base64.StdEncoding.EncodeToString(h.pki.CAPEM()), 1)
 	k.want(crd, "apply -f -", "created")
-	k.want("", "wait --for=condition=established crd/gates.ext.example --timeout=10s", "condition met")
+	k.want("", "wait --for=condition=established crd/gates.ext.example --timeout=60s", "condition met")
 	client := dynamicClient(t, h.as(t, "admin", "system:masters"))
 	in := func(version string) schema.GroupVersionResource {
 		return schema.GroupVersionResource{Group: "ext.example", Version: version, Resource: "gates"}

@@ -60,7 +60,7 @@ func TestCustomResources(t *testing.T) {
 	h := start(t)
 	k := newKubectl(t, h)
 	k.want(widgets, "apply -f -", "customresourcedefinition.apiextensions.k8s.io/widgets.ext.example created")
-	k.want("", "wait --for=condition=established crd/widgets.ext.example --timeout=10s", "condition met")
+	k.want("", "wait --for=condition=established crd/widgets.ext.example --timeout=60s", "condition met")
 	t.Run("discovery", func(t *testing.T) {
 		k := &kubectl{t, k.config}
 		k.want("", "get crd widgets.ext.example -o jsonpath={.status.conditions[*].type}{.status.storedVersions}", "NamesAccepted Established", `["v1"]`)
@@ -131,7 +131,7 @@ func TestCustomResources(t *testing.T) {
 	})
 	t.Run("deletion", func(t *testing.T) {
 		k := &kubectl{t, k.config}
-		k.want("", "delete crd widgets.ext.example --timeout=20s", "deleted")
+		k.want("", "delete crd widgets.ext.example --timeout=60s", "deleted")
 		k.refused("", "get crd widgets.ext.example", "NotFound")
 		for _, path := range []string{"/apis", "/apis/apiregistration.k8s.io/v1/apiservices", "/openapi/v2", "/openapi/v3"} {
 			eventually(t, "the group is not in "+path, func() bool {

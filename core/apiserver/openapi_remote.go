@@ -32,8 +32,10 @@ import (
 )
 
 const (
-	// remoteAge is how long documents of aggregated API servers are good for.
-	remoteAge = 30 * time.Second
+	// remoteAge is how long documents of aggregated API servers are good for, and
+	// remoteRetry how long one that did not answer is left in peace.
+	remoteAge   = 30 * time.Second
+	remoteRetry = 5 * time.Second
 	// remoteTimeout bounds asking one of them.
 	remoteTimeout = 10 * time.Second
 	// remoteLimit bounds one of their documents; Kubernetes' own has 5 MB.
@@ -57,8 +59,8 @@ type remoteDocuments struct {
 
 // remoteDocument is what an APIService's server says of its group and version.
 type remoteDocument struct {
-	from    string // version of the APIService
-	checked time.Time
+	from    string    // version of the APIService
+	until   time.Time // when it is asked again
 	version string
 	swagger *spec.Swagger
 	openapi *spec3.OpenAPI
@@ -127,17 +129,18 @@ func (d *remoteDocuments) refresh(ctx context.Context) {
 	defer d.fetching.Unlock()
 	var g errgroup.Group
 	for _, api := range remote {
-		if old := d.get(api.Name); old.from == fromOf(api) && time.Since(old.checked) < remoteAge ||
+		if old := d.get(api.Name); old.from == fromOf(api) && time.Now().Before(old.until) ||
 			!helper.IsAPIServiceConditionTrue(api, apiregistrationv1.Available) {
 			continue
 		}
 		g.Go(func() error {
 			doc, err := d.fetch(ctx, api)
+			age := remoteAge
 			if err != nil && ctx.Err() == nil {
 				d.warn("OpenAPI documents of an aggregated API cannot be fetched", "apiService", api.Name, "err", err)
-				doc = d.get(api.Name)
+				doc, age = d.get(api.Name), remoteRetry
 			}
-			doc.from, doc.checked = fromOf(api), time.Now()
+			doc.from, doc.until = fromOf(api), time.Now().Add(age)
 			d.mu.Lock()
 			defer d.mu.Unlock()
 			if ctx.Err() == nil {

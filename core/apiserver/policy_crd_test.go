@@ -18,7 +18,7 @@ func TestAdmissionOfCustomResources(t *testing.T) {
 	h := start(t)
 	k := newKubectl(t, h)
 	k.want(widgets, "apply -f -", "created")
-	k.want("", "wait --for=condition=established crd/widgets.ext.example --timeout=10s", "condition met")
+	k.want("", "wait --for=condition=established crd/widgets.ext.example --timeout=60s", "condition met")
 	hook := startHook(t, patched(`[{"op":"add","path":"/spec/replicas","value":7}]`))
 	w := mutatingOf(hook.hookIn("default"))
 	w.Rules = []v1.RuleWithOperations{rule("widgets", v1.Create)}

@@ -75,12 +75,12 @@ var getSteps = []step{
 
 var waitSteps = []step{
 	{line: "create -f pod.yaml", texts: []string{"created"}},
-	{line: "wait --for=condition=Ready pod/one --timeout=30s", texts: []string{"condition met"}},
-	{line: "wait --for=jsonpath={.status.phase}=Running pod/one --timeout=30s", texts: []string{"condition met"}},
-	{line: "wait --for=create pod/one --timeout=30s"},
+	{line: "wait --for=condition=Ready pod/one --timeout=60s", texts: []string{"condition met"}},
+	{line: "wait --for=jsonpath={.status.phase}=Running pod/one --timeout=60s", texts: []string{"condition met"}},
+	{line: "wait --for=create pod/one --timeout=60s"},
 	{line: "wait --for=condition=Ready=false pod/one --timeout=300ms", fails: true, texts: []string{"timed out waiting"}},
 	{line: "delete pod one --wait=false", texts: []string{"deleted"}},
-	{line: "wait --for=delete pod/one --timeout=30s"},
+	{line: "wait --for=delete pod/one --timeout=60s"},
 	{line: "create cm c --from-literal=a=b", texts: []string{"created"}},
 	{line: "delete cm c --now", texts: []string{"deleted"}},
 }
@@ -117,7 +117,7 @@ var nodeSteps = []step{
 	{line: `patch pdb held --type=merge -p '{"spec":{"minAvailable":0}}'`, texts: []string{"patched"}},
 	{line: "wait --for=jsonpath={.status.disruptionsAllowed}=1 pdb/held --timeout=60s", texts: []string{"condition met"}},
 	{line: "drain $V-a --dry-run=server --pod-selector=app=held-$V", texts: []string{"drained"}},
-	{line: "drain $V-a --ignore-daemonsets --timeout=30s --pod-selector=app=held-$V", texts: []string{"evict", "drained"}},
+	{line: "drain $V-a --ignore-daemonsets --timeout=60s --pod-selector=app=held-$V", texts: []string{"evict", "drained"}},
 	{line: "get node $V-a -o jsonpath={.spec.unschedulable}", texts: []string{"true"}},
 	{line: "uncordon $V-a $V-b", texts: []string{"uncordoned"}},
 	{line: "delete deploy,pdb held", texts: []string{"deleted"}},
@@ -146,7 +146,7 @@ spec: {minAvailable: 1, selector: {matchLabels: {app: held-$V}}}
 
 var customSteps = []step{
 	{line: "apply -f crd.yaml", texts: []string{"created"}},
-	{line: "wait --for=condition=Established crd/boats.$V.example.org --timeout=30s", texts: []string{"condition met"}},
+	{line: "wait --for=condition=Established crd/boats.$V.example.org --timeout=60s", texts: []string{"condition met"}},
 	{line: "explain boats.$V.example.org --recursive", again: true, texts: []string{"A boat that sails", "crew", "enum: big, small"}},
 	{line: "explain boats.$V.example.org.spec.crew", texts: []string{"How many sail", "integer"}},
 	{line: "create -f - ", stdin: boat, again: true, texts: []string{"created"}},
@@ -155,7 +155,7 @@ var customSteps = []step{
 	{line: "scale boats.$V.example.org/b --replicas=5", texts: []string{"scaled"}},
 	{line: "get boats.$V.example.org b -o jsonpath={.spec.crew}", texts: []string{"5"}},
 	{line: `patch boats.$V.example.org b --type=merge --subresource=status -p '{"status":{"crew":5,"conditions":[{"type":"Afloat","status":"True"}]}}'`, texts: []string{"patched"}},
-	{line: "wait --for=condition=Afloat boats.$V.example.org/b --timeout=30s", texts: []string{"condition met"}},
+	{line: "wait --for=condition=Afloat boats.$V.example.org/b --timeout=60s", texts: []string{"condition met"}},
 	{line: `patch boats.$V.example.org b --type=merge -p '{"spec":{"sail":"huge"}}'`, fails: true, texts: []string{`spec.sail: Unsupported value: "huge"`}},
 	{line: `patch boats.$V.example.org b --type=merge -p '{"spec":{"sail":"big","crew":1}}'`, fails: true, texts: []string{"a big sail needs two"}},
 	{line: `patch boats.$V.example.org b -p '{}'`, fails: true, texts: []string{"rror"}},
