@@ -63,7 +63,7 @@ var getSteps = []step{
 	{line: "get cm nope --ignore-not-found"},
 	{line: "get cm nope", fails: true, texts: []string{`configmaps "nope" not found`}},
 	{line: "get deploy web --subresource=status -o jsonpath={.status.replicas}", texts: []string{"2"}},
-	{line: "get cm app --output-watch-events --watch --request-timeout=1s", texts: []string{"ADDED"}},
+	{line: "get cm app --output-watch-events --watch --request-timeout=3s", texts: []string{"ADDED"}},
 	{line: "get ns --server-print=false", texts: []string{"kube-system"}},
 	{line: "describe deploy,svc,cm,rs,pods", texts: []string{"web", "Replicas:", "Endpoints:", "colour"}},
 	{line: "events --types=Normal --for=deployment/web", texts: []string{"ScalingReplicaSet"}},
