@@ -102,6 +102,9 @@ func TestBackupRefuses(t *testing.T) {
 		{"datastore migrate --to=mysql", `--to "mysql": must be etcd or badger`},
 		{"datastore migrate --to=etcd --data-dir=" + dir, "--etcd-servers: must name the etcd"},
 		{"datastore migrate --to=etcd --etcd-servers=host --data-dir=" + dir, `--etcd-servers "host": must be a URL`},
+		{"store check x", `unknown command "x"`},
+		{"store check " + fresh, "holds no store"},
+		{"store check --data-dir=/", "must be a folder of its own"},
 		{"encryption status " + fresh, "does not exist"},
 		{"encryption rotate " + fresh, "does not exist"},
 		{"encryption prune --data-dir=" + dir, "not all Secrets have been written with the first key yet"},
@@ -109,7 +112,7 @@ func TestBackupRefuses(t *testing.T) {
 		t.Run(tt.args, func(t *testing.T) {
 			t.Chdir(out)
 			args := strings.Fields(tt.args)
-			if len(args) > 1 && args[1] != "verify" {
+			if len(args) > 1 && args[1] != "verify" && args[0] != "store" {
 				args = append(args, runDir)
 			}
 			stdout, stderr, err := run(t, args...)

@@ -19,6 +19,12 @@ const asideName = "set-aside"
 // checkFiles looks at Badger's files before Badger does, because Badger mends what it finds without asking: it deletes
 // tables that a damaged or missing manifest does not name, and it crashes on a table whose index is garbled.
 func checkFiles(dir string, opts badger.Options, used bool) error {
+	return eachTable(dir, opts, used, checkTable)
+}
+
+// eachTable calls check for each table that the manifest names, until it fails. It sets the others aside if the manifest
+// does not end as it should.
+func eachTable(dir string, opts badger.Options, used bool, check func(path string) error) error {
 	tables, data, err := listFiles(dir)
 	if err != nil {
 		return err
@@ -44,7 +50,7 @@ func checkFiles(dir string, opts badger.Options, used bool) error {
 		if !ok {
 			return damaged(table.NewFilename(id, dir), nil, "the file is missing")
 		}
-		if err := checkTable(path); err != nil {
+		if err := check(path); err != nil {
 			return err
 		}
 		delete(tables, id)

@@ -172,10 +172,27 @@ func childTemplate() {
 // the error if the store refuses to open, or what else is wrong.
 func childVerify() { verify(os.Getenv(childDir)) }
 
-// childVerifyMany does so for each directory that it reads on stdin.
+// childVerifyMany does so for each directory that it reads on stdin; after "check " Check says it.
 func childVerifyMany() {
 	for sc := bufio.NewScanner(os.Stdin); sc.Scan(); {
-		verify(sc.Text())
+		if dir, check := strings.CutPrefix(sc.Text(), "check "); check {
+			checkStore(dir)
+		} else {
+			verify(sc.Text())
+		}
+	}
+}
+
+func checkStore(dir string) {
+	memTable, _ := strconv.ParseInt(os.Getenv(childMemTable), 10, 64)
+	r, err := Check(context.Background(), CheckOptions{Dir: dir, memTable: memTable})
+	switch {
+	case err != nil:
+		fmt.Println("error", err)
+	case r.Whole():
+		fmt.Println("whole")
+	default:
+		fmt.Println("damaged", strings.ReplaceAll(fmt.Sprint(r.Problems), "\n", " "))
 	}
 }
 

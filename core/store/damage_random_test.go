@@ -46,8 +46,15 @@ func TestDamageAtRandom(t *testing.T) {
 				dir := filepath.Join(t.TempDir(), fmt.Sprint(i))
 				copyDir(t, template, dir)
 				what := spoil(t, r, dir)
+				checked := ""
+				if i%4 == 0 {
+					checked = j.judge("check " + dir)
+				}
 				got := j.judge(dir)
 				word, _, _ := strings.Cut(got, " ")
+				if checked != "" && !strings.HasPrefix(checked, word) {
+					t.Errorf("case %d of seed %d, %s: the check says %q, opening %q", i, seed, what, checked, got)
+				}
 				counts[word]++
 				switch {
 				case word != "whole" && word != "damaged":

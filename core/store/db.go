@@ -169,7 +169,8 @@ func (db *DB) load(ctx context.Context) error {
 			return err
 		}
 	}
-	return os.RemoveAll(filepath.Join(db.opts.Dir, asideName)) // all is there, so what was set aside was left over
+	// All is there, so what was set aside was left over. A check that was killed leaves its copy.
+	return errors.Join(os.RemoveAll(filepath.Join(db.opts.Dir, asideName)), removeShadow(db.opts.Dir))
 }
 
 func (db *DB) loadRecords(ctx context.Context, txn *badger.Txn, got *state) error {

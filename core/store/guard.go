@@ -80,7 +80,7 @@ func (g *guard) err() error {
 }
 
 // errAbandoned says that Badger did not end though its disk failed, so that goroutines of it may still write.
-var errAbandoned = errors.New("Badger does not end")
+var errAbandoned = errors.New("the database does not end")
 
 // run runs f, which opens or closes Badger. When the flusher fails, f gets grace more time.
 func (g *guard) run(grace time.Duration, f func() error) error {
