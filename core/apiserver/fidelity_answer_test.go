@@ -31,7 +31,7 @@ var (
 	clusterIP = regexp.MustCompile(`\b10\.(9[6-9]|10\d|11[01])\.\d+\.\d+(/\d+)?\b`)
 	timeStamp = regexp.MustCompile(`\b202[5-9]-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z`)
 	uid       = regexp.MustCompile(`\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b`)
-	generated = regexp.MustCompile(`\b(gen-|A_)[a-z0-9]{5}\b`)
+	generated = regexp.MustCompile(`\b(gen-|A_|a{58})[a-z0-9]{5}\b`)
 	// Upstream prints its internal types, which have other names for fields than the API.
 	printed    = regexp.MustCompile(`(Invalid|Unsupported|Duplicate) value: (\{.*\}|\[.*\]|null)(: |$)`)
 	portOfNode = regexp.MustCompile(`:3[0-2]\d{3}/`)

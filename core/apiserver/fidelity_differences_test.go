@@ -4,6 +4,8 @@ package apiserver
 const (
 	newer     = "k8s.io/apiserver and apimachinery 1.37 say it so; the golden answers are of 1.36"
 	ownOrder  = "the same causes in the order in which 1.37's libraries find them"
+	onIn37    = "a feature that 1.37 has turned on"
+	noChoice  = "the API server computes it; a client's word for it is nothing"
 	moreFound = "our node serves it; upstream has it behind a gate that is off"
 )
 
@@ -23,6 +25,20 @@ var deliberate = map[string]string{
 	"pod_update/update 0 plain/gates and wrong label": ownOrder,
 	"pod_update/update 0 plain/toleration wrong":      ownOrder,
 	"pod_update/update 0 plain/wrong everything":      ownOrder,
+	"pod_spec/create/status given":                    noChoice,
+	"pod_volumes/create/projected":                    onIn37,
+	"pod_volumes/create/projected bundle both":        onIn37,
+	"pod_volumes/create/projected bundle none":        onIn37,
+	"pod_volumes/create/projected bundle selector":    onIn37,
+	"pod_volumes/create/projected bundle signer":      onIn37,
+	"pod_volumes/create/projected certificate":        onIn37,
+	"pod_volumes/create/projected certificate wrong":  onIn37,
+	"secret/create/token account":                     "the token is made with the secret, not by a controller later",
+	"service/create/node port out of range":           "upstream's dry run does not look at the range; ours answers as the write itself",
+	"statefulset/create/0 base":                       onIn37,
+	"statefulset/create/strategy on delete":           onIn37,
+	"statefulset/create/unavailable":                  onIn37,
+	"statefulset/create/unavailable zero":             onIn37,
 	"pods/log stream":                                 moreFound,
 	"pods/log stream tail":                            moreFound,
 	"patch/put scale old kind":                        "the kinds of apps/v1beta1, which nobody serves any more, are in no scheme of ours",

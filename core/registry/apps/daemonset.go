@@ -21,6 +21,7 @@ var daemonSets = &resource.Definition[*appsv1.DaemonSet]{
 	GroupVersion: version, Kind: "DaemonSet", Plural: "daemonsets", Singular: "daemonset", ShortNames: []string{"ds"}, Categories: []string{"all"},
 	New:      func() *appsv1.DaemonSet { return &appsv1.DaemonSet{} },
 	NewList:  func() runtime.Object { return &appsv1.DaemonSetList{} },
+	Gates:    podspec.TemplateGates,
 	Default:  defaultDaemonSet,
 	Validate: validateDaemonSet,
 	ValidateUpdate: func(d, old *appsv1.DaemonSet) field.ErrorList {
@@ -141,14 +142,14 @@ var controllerRevisions = &resource.Definition[*appsv1.ControllerRevision]{
 	},
 	ValidateUpdate: func(r, old *appsv1.ControllerRevision) field.ErrorList {
 		if !apiequality.Semantic.DeepEqual(r.Data.Raw, old.Data.Raw) {
-			return field.ErrorList{field.Invalid(field.NewPath("data"), string(r.Data.Raw), "field is immutable")}
+			return field.ErrorList{field.Invalid(field.NewPath("data"), r.Data, "field is immutable")}
 		}
 		return nil
 	},
 	Columns: []metav1.TableColumnDefinition{
 		resource.NameColumn,
 		resource.Column("Controller", "string", "Whose revision it is."),
-		resource.Column("Revision", "integer", "Its number."),
+		resource.Column("Revision", "string", "Its number."),
 		resource.AgeColumn,
 	},
 	Row: func(r *appsv1.ControllerRevision) []any {

@@ -19,6 +19,7 @@ var deployments = &resource.Definition[*appsv1.Deployment]{
 	GroupVersion: version, Kind: "Deployment", Plural: "deployments", Singular: "deployment", ShortNames: []string{"deploy"}, Categories: []string{"all"},
 	New:      func() *appsv1.Deployment { return &appsv1.Deployment{} },
 	NewList:  func() runtime.Object { return &appsv1.DeploymentList{} },
+	Gates:    podspec.TemplateGates,
 	Default:  defaultDeployment,
 	Validate: validateDeployment,
 	ValidateUpdate: func(d, old *appsv1.Deployment) field.ErrorList {

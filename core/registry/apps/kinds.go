@@ -32,13 +32,12 @@ func validateWorkload(selector *metav1.LabelSelector, t *corev1.PodTemplateSpec,
 		if kind != "DaemonSet" {
 			errs = append(errs, field.Required(at, ""))
 		}
-		if kind != "StatefulSet" { // nothing selects no pod, the template's among them
-			errs = append(errs, field.Invalid(spec.Child("template", "metadata", "labels"), t.Labels, "`selector` does not match template `labels`"))
-		}
+		// Nothing selects no pod, the template's among them.
+		errs = append(errs, field.Invalid(spec.Child("template", "metadata", "labels"), t.Labels, "`selector` does not match template `labels`"))
 	} else {
 		errs = append(errs, metav1validation.ValidateLabelSelector(selector, metav1validation.LabelSelectorValidationOptions{}, at)...)
 		if len(selector.MatchLabels)+len(selector.MatchExpressions) == 0 {
-			errs = append(errs, field.Invalid(at, selector, "empty selector is invalid for "+strings.ToLower(kind)))
+			errs = append(errs, field.Invalid(at, selector, "empty selector is invalid for "+kindOfSelector(kind)))
 		}
 		if s, err := metav1.LabelSelectorAsSelector(selector); err != nil {
 			errs = append(errs, field.Invalid(at, selector, "invalid label selector"))
@@ -63,6 +62,14 @@ func kindOfDeadline(kind string) string {
 		return "ReplicaSet"
 	}
 	return kind
+}
+
+// kindOfSelector is how upstream calls a kind when it refuses an empty selector: what it says of a replica set was copied.
+func kindOfSelector(kind string) string {
+	if kind == "ReplicaSet" {
+		return "deployment"
+	}
+	return strings.ToLower(kind)
 }
 
 // counts are numbers of a status, by field.

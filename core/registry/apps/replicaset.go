@@ -16,6 +16,7 @@ var replicaSets = &resource.Definition[*appsv1.ReplicaSet]{
 	GroupVersion: version, Kind: "ReplicaSet", Plural: "replicasets", Singular: "replicaset", ShortNames: []string{"rs"}, Categories: []string{"all"},
 	New:     func() *appsv1.ReplicaSet { return &appsv1.ReplicaSet{} },
 	NewList: func() runtime.Object { return &appsv1.ReplicaSetList{} },
+	Gates:   podspec.TemplateGates,
 	Default: func(r *appsv1.ReplicaSet) {
 		podspec.SetDefaults(&r.Spec.Template.Spec)
 		setDefault(&r.Spec.Replicas, 1)

@@ -1,6 +1,8 @@
 package apps
 
 import (
+	"slices"
+
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
@@ -8,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/registry/rest"
 
@@ -20,6 +23,7 @@ var statefulSets = &resource.Definition[*appsv1.StatefulSet]{
 	GroupVersion: version, Kind: "StatefulSet", Plural: "statefulsets", Singular: "statefulset", ShortNames: []string{"sts"}, Categories: []string{"all"},
 	New:            func() *appsv1.StatefulSet { return &appsv1.StatefulSet{} },
 	NewList:        func() runtime.Object { return &appsv1.StatefulSetList{} },
+	Gates:          podspec.TemplateGates,
 	Name:           apivalidation.NameIsDNSLabel,
 	Default:        defaultStatefulSet,
 	Validate:       validateStatefulSet,
@@ -36,7 +40,11 @@ var statefulSets = &resource.Definition[*appsv1.StatefulSet]{
 		return errs
 	},
 	Warnings: func(s *appsv1.StatefulSet) []string {
-		return podspec.TemplateWarnings(&s.Spec.Template, field.NewPath("spec", "template"))
+		list := podspec.TemplateWarnings(&s.Spec.Template, field.NewPath("spec", "template"))
+		if n := s.Spec.RevisionHistoryLimit; n != nil && *n < 0 {
+			list = append(list, "spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended")
+		}
+		return list
 	},
 	Spec:   func(s *appsv1.StatefulSet) any { return &s.Spec },
 	Status: func(s *appsv1.StatefulSet) any { return &s.Status },
@@ -128,14 +136,32 @@ func validateStatefulSet(s *appsv1.StatefulSet) field.ErrorList {
 	default:
 		errs = append(errs, field.Invalid(at, u, "must be 'RollingUpdate' or 'OnDelete'"))
 	}
-	if n := s.Spec.RevisionHistoryLimit; n != nil {
-		errs = append(errs, nonNegative(int64(*n), spec.Child("revisionHistoryLimit"))...)
-	}
 	if o := s.Spec.Ordinals; o != nil {
 		errs = append(errs, nonNegative(int64(o.Start), spec.Child("ordinals", "start"))...)
 	}
+	if p := s.Spec.PersistentVolumeClaimRetentionPolicy; p != nil {
+		at := spec.Child("persistentVolumeClaimRetentionPolicy")
+		for child, value := range map[string]appsv1.PersistentVolumeClaimRetentionPolicyType{"whenDeleted": p.WhenDeleted, "whenScaled": p.WhenScaled} {
+			if !slices.Contains(retentions, value) {
+				errs = append(errs, field.NotSupported(at.Child(child), value, retentions))
+			}
+		}
+	}
+	if s.ResourceVersion != "" { // these two nobody can change any more
+		return errs
+	}
+	if name := s.Spec.ServiceName; name != "" {
+		for _, msg := range validation.IsDNS1123Label(name) {
+			errs = append(errs, field.Invalid(spec.Child("serviceName"), name, msg))
+		}
+	}
+	for i := range s.Spec.VolumeClaimTemplates {
+		errs = append(errs, podspec.ValidateClaimSpec(&s.Spec.VolumeClaimTemplates[i].Spec, spec.Child("volumeClaimTemplates").Index(i).Child("spec"))...)
+	}
 	return errs
 }
+
+var retentions = []appsv1.PersistentVolumeClaimRetentionPolicyType{appsv1.RetainPersistentVolumeClaimRetentionPolicyType, appsv1.DeletePersistentVolumeClaimRetentionPolicyType}
 
 func validateStatefulSetUpdate(s, old *appsv1.StatefulSet) field.ErrorList {
 	now := s.Spec.DeepCopy()

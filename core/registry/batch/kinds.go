@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/robfig/cron/v3"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
@@ -35,11 +36,13 @@ var jobs = &resource.Definition[*batchv1.Job]{
 	GroupVersion: version, Kind: "Job", Plural: "jobs", Singular: "job", Categories: []string{"all"},
 	New:     func() *batchv1.Job { return &batchv1.Job{} },
 	NewList: func() runtime.Object { return &batchv1.JobList{} },
+	Gates:   jobGates,
 	Default: func(j *batchv1.Job) {
 		defaultJob(&j.Spec)
 		followTemplate(j)
 	},
 	PrepareCreate: prepareJob,
+	Canonicalize:  followTemplate, // when the template has been judged
 	Validate: func(j *batchv1.Job) field.ErrorList {
 		spec := field.NewPath("spec")
 		return append(validateSelector(j, spec), validateJob(&j.Spec, spec, false)...)
@@ -134,7 +137,6 @@ func prepareJob(_ context.Context, j *batchv1.Job) {
 		j.Spec.Selector.MatchLabels = map[string]string{}
 	}
 	j.Spec.Selector.MatchLabels[batchv1.ControllerUidLabel] = string(j.UID)
-	followTemplate(j)
 }
 
 func validateJob(s *batchv1.JobSpec, spec *field.Path, template bool) field.ErrorList {
@@ -185,7 +187,7 @@ func validateJob(s *batchv1.JobSpec, spec *field.Path, template bool) field.Erro
 
 func validateJobUpdate(j, old *batchv1.Job) field.ErrorList {
 	spec := field.NewPath("spec")
-	var errs field.ErrorList
+	errs := validateJob(&j.Spec, spec, false) // upstream says what it finds there twice
 	same := func(now, was any, name string) {
 		if !apiequality.Semantic.DeepEqual(now, was) {
 			errs = append(errs, field.Invalid(spec.Child(name), now, "field is immutable"))
@@ -264,6 +266,7 @@ var cronJobs = &resource.Definition[*batchv1.CronJob]{
 	GroupVersion: version, Kind: "CronJob", Plural: "cronjobs", Singular: "cronjob", ShortNames: []string{"cj"}, Categories: []string{"all"},
 	New:     func() *batchv1.CronJob { return &batchv1.CronJob{} },
 	NewList: func() runtime.Object { return &batchv1.CronJobList{} },
+	Gates:   resource.Under("spec.jobTemplate", jobGates),
 	Default: func(c *batchv1.CronJob) {
 		const successful, failed = 3, 1
 		if c.Spec.ConcurrencyPolicy == "" {
@@ -313,8 +316,8 @@ func validateCronJob(c *batchv1.CronJob) field.ErrorList {
 	}
 	if c.Spec.Schedule == "" {
 		errs = append(errs, field.Required(spec.Child("schedule"), ""))
-	} else if n := len(strings.Fields(c.Spec.Schedule)); n != 5 && !strings.HasPrefix(c.Spec.Schedule, "@") && !strings.Contains(c.Spec.Schedule, "TZ") {
-		errs = append(errs, field.Invalid(spec.Child("schedule"), c.Spec.Schedule, fmt.Sprintf("expected exactly 5 fields, found %d: [%s]", n, c.Spec.Schedule)))
+	} else if err := parseSchedule(c.Spec.Schedule); err != nil {
+		errs = append(errs, field.Invalid(spec.Child("schedule"), c.Spec.Schedule, err.Error()))
 	}
 	if strings.Contains(c.Spec.Schedule, "TZ") {
 		errs = append(errs, field.Invalid(spec.Child("schedule"), c.Spec.Schedule, "cannot use TZ or CRON_TZ in schedule, use timeZone field instead"))
@@ -353,6 +356,17 @@ func validateCronJob(c *batchv1.CronJob) field.ErrorList {
 		errs = append(errs, field.NotSupported(at.Child("manualSelector"), *m, []string{"nil", "false"}))
 	}
 	return append(errs, validateJob(&c.Spec.JobTemplate.Spec, spec.Child("jobTemplate", "spec"), true)...)
+}
+
+// parseSchedule checks a schedule as the parser of the controller does, which some texts make panic.
+func parseSchedule(text string) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("invalid schedule format: %v", r)
+		}
+	}()
+	_, err = cron.ParseStandard(text)
+	return err
 }
 
 func setDefault[T any](p **T, v T) {

@@ -20,6 +20,7 @@ var leases = &resource.Definition[*coordinationv1.Lease]{
 	CreateOnUpdate: true, NeedResourceVersion: true,
 	New:     func() *coordinationv1.Lease { return &coordinationv1.Lease{} },
 	NewList: func() runtime.Object { return &coordinationv1.LeaseList{} },
+	Gates:   []resource.Gate{{Feature: "CoordinatedLeaderElection", Fields: []string{"spec.strategy", "spec.preferredHolder"}}},
 	// Coordinated leader election is in no stable version: its fields are kept only where they are.
 	PrepareCreate: func(_ context.Context, l *coordinationv1.Lease) { l.Spec.Strategy, l.Spec.PreferredHolder = nil, nil },
 	PrepareUpdate: func(_ context.Context, l, old *coordinationv1.Lease) {

@@ -16,7 +16,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/registry/rest"
 
-	"keelson.dev/keelson/core/registry/podspec"
 	"keelson.dev/keelson/core/registry/resource"
 )
 
@@ -25,11 +24,15 @@ var nodes = &resource.Definition[*corev1.Node]{
 	ClusterScoped:  true,
 	New:            func() *corev1.Node { return &corev1.Node{} },
 	NewList:        func() runtime.Object { return &corev1.NodeList{} },
+	Gates:          nodeGates,
 	Default:        defaultNode,
 	Validate:       validateNode,
 	ValidateUpdate: validateNodeUpdate,
 	Status:         func(n *corev1.Node) any { return &n.Status },
 	PrepareStatus:  func(_ context.Context, n, old *corev1.Node) { n.Spec = old.Spec },
+	ValidateStatus: func(n, _ *corev1.Node) field.ErrorList { return validateNodeStatus(&n.Status) },
+	StatusOnCreate: true,
+	Warnings:       nodeWarnings,
 	Labels:         []string{"spec.unschedulable"},
 	Fields: func(n *corev1.Node) fields.Set {
 		return fields.Set{"spec.unschedulable": strconv.FormatBool(n.Spec.Unschedulable)}
@@ -59,17 +62,17 @@ func defaultNode(n *corev1.Node) {
 	if n.Spec.PodCIDR == "" && len(n.Spec.PodCIDRs) > 0 {
 		n.Spec.PodCIDR = n.Spec.PodCIDRs[0]
 	}
-	if n.Spec.PodCIDR != "" && len(n.Spec.PodCIDRs) == 0 {
-		n.Spec.PodCIDRs = []string{n.Spec.PodCIDR}
+	if cidr := n.Spec.PodCIDR; cidr != "" && (len(n.Spec.PodCIDRs) == 0 || n.Spec.PodCIDRs[0] != cidr) { // who knows the one field only
+		n.Spec.PodCIDRs = []string{cidr}
 	}
 }
 
 func validateNode(n *corev1.Node) field.ErrorList {
 	spec := field.NewPath("spec")
-	var errs field.ErrorList
+	errs := validateAvoided(n.Annotations, field.NewPath("metadata", "annotations"))
 	seen := sets.New[string]()
 	for i, t := range n.Spec.Taints {
-		p := spec.Child("taints").Index(i)
+		p := field.NewPath("metadata", "taints").Index(i) // as upstream says it
 		errs = append(errs, metav1validation.ValidateLabelName(t.Key, p.Child("key"))...)
 		for _, msg := range validation.IsValidLabelValue(t.Value) {
 			errs = append(errs, field.Invalid(p.Child("value"), t.Value, msg))
@@ -93,10 +96,10 @@ func validateNode(n *corev1.Node) field.ErrorList {
 	for i, cidr := range n.Spec.PodCIDRs {
 		errs = append(errs, validation.IsValidCIDRForLegacyField(spec.Child("podCIDRs").Index(i), cidr, false, nil)...)
 	}
-	for name, q := range n.Status.Capacity {
-		errs = append(errs, podspec.ValidateQuantity(q, field.NewPath("status", "capacity").Key(string(name)))...)
+	if !oneOfEachFamily(n.Spec.PodCIDRs) {
+		errs = append(errs, field.Invalid(spec.Child("podCIDRs"), n.Spec.PodCIDRs, "may specify no more than one CIDR for each IP family"))
 	}
-	return errs
+	return append(errs, validateNodeStatus(&n.Status)...)
 }
 
 func validateNodeUpdate(n, old *corev1.Node) field.ErrorList {
@@ -107,6 +110,9 @@ func validateNodeUpdate(n, old *corev1.Node) field.ErrorList {
 	}
 	if old.Spec.ProviderID != "" && old.Spec.ProviderID != n.Spec.ProviderID {
 		errs = append(errs, field.Forbidden(spec.Child("providerID"), "node updates may not change providerID except from \"\" to valid"))
+	}
+	if n.Spec.DoNotUseExternalID != old.Spec.DoNotUseExternalID {
+		errs = append(errs, field.Forbidden(spec.Child("externalID"), "may not be updated"))
 	}
 	return errs
 }

@@ -2,14 +2,17 @@ package core
 
 import (
 	"context"
+	"fmt"
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/registry/rest"
+	"k8s.io/apiserver/pkg/warning"
 
 	"keelson.dev/keelson/core/registry/podspec"
 	"keelson.dev/keelson/core/registry/resource"
@@ -19,6 +22,7 @@ var pods = &resource.Definition[*corev1.Pod]{
 	GroupVersion: version, Kind: "Pod", Plural: "pods", Singular: "pod", ShortNames: []string{"po"}, Categories: []string{"all"},
 	New:            func() *corev1.Pod { return &corev1.Pod{} },
 	NewList:        func() runtime.Object { return &corev1.PodList{} },
+	Gates:          podGates,
 	Default:        podspec.SetPodDefaults,
 	PrepareCreate:  preparePod,
 	PrepareStatus:  preparePodStatus,
@@ -64,9 +68,11 @@ func podFields(p *corev1.Pod) fields.Set {
 	return set
 }
 
-func preparePod(_ context.Context, p *corev1.Pod) {
+func preparePod(ctx context.Context, p *corev1.Pod) {
 	podspec.MergeLabelKeys(p)
-	podspec.FollowAnnotations(p)
+	for _, w := range podspec.FollowAnnotations(p) {
+		warning.AddWarning(ctx, "", w) // also when the pod is refused
+	}
 	if g := p.Spec.TerminationGracePeriodSeconds; g != nil && *g < 0 {
 		p.Spec.TerminationGracePeriodSeconds = new(int64(1)) // at once, as documented
 	}
@@ -111,11 +117,28 @@ func podGracePeriod(_ context.Context, p *corev1.Pod, options *metav1.DeleteOpti
 func validatePod(p *corev1.Pod) field.ErrorList {
 	errs := podspec.Validate(&p.Spec, field.NewPath("spec"))
 	errs = append(errs, podspec.ValidateAnnotations(p, field.NewPath("metadata", "annotations"))...)
+	errs = append(errs, claimNames(p, field.NewPath("spec", "volumes"))...)
 	if p.ResourceVersion == "" && len(p.Spec.EphemeralContainers) > 0 {
 		errs = append(errs, field.Forbidden(field.NewPath("spec", "ephemeralContainers"), "cannot be set on create"))
 	}
 	if p.ResourceVersion == "" && p.Spec.NodeName != "" && len(p.Spec.SchedulingGates) > 0 {
 		errs = append(errs, field.Forbidden(field.NewPath("spec", "nodeName"), "cannot be set until all schedulingGates have been cleared"))
+	}
+	return errs
+}
+
+// claimNames checks the names of the claims that a pod's ephemeral volumes get.
+func claimNames(p *corev1.Pod, at *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	for i := range p.Spec.Volumes {
+		v := &p.Spec.Volumes[i]
+		if v.Ephemeral == nil || p.Name == "" {
+			continue
+		}
+		name := p.Name + "-" + v.Name
+		for _, msg := range apivalidation.NameIsDNSSubdomain(name, false) {
+			errs = append(errs, field.Invalid(at.Index(i).Child("name"), v.Name, fmt.Sprintf("PVC name %q: %s", name, msg)))
+		}
 	}
 	return errs
 }

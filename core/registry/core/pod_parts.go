@@ -3,6 +3,7 @@ package core
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
@@ -22,6 +23,7 @@ func (ephemeralStrategy) PrepareForUpdate(_ context.Context, obj, old runtime.Ob
 	added := p.Spec.EphemeralContainers
 	keep(p, before)
 	p.Spec.EphemeralContainers = added
+	pods.DropGated(p, before)
 	if !apiequality.Semantic.DeepEqual(p.Spec, before.Spec) {
 		p.Generation = before.Generation + 1
 	}
@@ -57,7 +59,11 @@ func (resizeStrategy) PrepareForUpdate(_ context.Context, obj, old runtime.Objec
 	wantedInit := p.Spec.InitContainers
 	keep(p, before)
 	p.Spec = *before.Spec.DeepCopy()
-	resize(p.Spec.Containers, wanted)
+	if sameNames(wanted, before.Spec.Containers) {
+		resize(p.Spec.Containers, wanted)
+	} else { // for validation to refuse
+		p.Spec.Containers = wanted
+	}
 	resize(p.Spec.InitContainers, wantedInit)
 	if !apiequality.Semantic.DeepEqual(p.Spec, before.Spec) {
 		p.Generation = before.Generation + 1
@@ -68,7 +74,7 @@ func (resizeStrategy) PrepareForUpdate(_ context.Context, obj, old runtime.Objec
 func checkResize(p, old *corev1.Pod) field.ErrorList {
 	spec := field.NewPath("spec")
 	if old.Spec.OS != nil && old.Spec.OS.Name == corev1.Windows {
-		return field.ErrorList{field.Forbidden(nil, "windows pods cannot be resized")}
+		return field.ErrorList{field.Forbidden(field.NewPath(""), "windows pods cannot be resized")}
 	}
 	var errs field.ErrorList
 	for _, c := range old.Status.ContainerStatuses {
@@ -76,6 +82,17 @@ func checkResize(p, old *corev1.Pod) field.ErrorList {
 			errs = append(errs, field.Forbidden(spec, "Pod running on node without support for resize"))
 			break
 		}
+	}
+	if len(p.Spec.Containers) != len(old.Spec.Containers) {
+		return append(errs, field.Forbidden(spec.Child("containers"), "containers may not be added or removed on resize"))
+	}
+	if !sameNames(p.Spec.Containers, old.Spec.Containers) {
+		for i := range p.Spec.Containers {
+			if p.Spec.Containers[i].Name != old.Spec.Containers[i].Name {
+				errs = append(errs, field.Forbidden(spec.Child("containers").Index(i).Child("name"), "containers may not be renamed or reordered on resize"))
+			}
+		}
+		return errs
 	}
 	for i := range p.Spec.Containers {
 		now, was := &p.Spec.Containers[i].Resources, &old.Spec.Containers[i].Resources
@@ -89,7 +106,33 @@ func checkResize(p, old *corev1.Pod) field.ErrorList {
 			}
 		}
 	}
+	if !onlyCompute(p.Spec.Containers, old.Spec.Containers) {
+		errs = append(errs, field.Forbidden(spec, "only cpu and memory resources are mutable"))
+	}
 	return errs
+}
+
+func sameNames(now, was []corev1.Container) bool {
+	return slices.EqualFunc(now, was, func(a, b corev1.Container) bool { return a.Name == b.Name })
+}
+
+// onlyCompute says whether the containers, the same as before, differ in nothing but CPU and memory.
+func onlyCompute(now, was []corev1.Container) bool {
+	without := func(list corev1.ResourceList) corev1.ResourceList {
+		rest := list.DeepCopy()
+		delete(rest, corev1.ResourceCPU)
+		delete(rest, corev1.ResourceMemory)
+		return rest
+	}
+	for i := range now {
+		a, b := now[i], was[i]
+		a.Resources.Requests, a.Resources.Limits = without(a.Resources.Requests), without(a.Resources.Limits)
+		b.Resources.Requests, b.Resources.Limits = without(b.Resources.Requests), without(b.Resources.Limits)
+		if !apiequality.Semantic.DeepEqual(a, b) {
+			return false
+		}
+	}
+	return true
 }
 
 func resize(containers, wanted []corev1.Container) {

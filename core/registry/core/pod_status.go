@@ -1,8 +1,10 @@
 package core
 
 import (
+	"fmt"
 	"math"
 	"net/netip"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -52,10 +54,56 @@ func validatePodStatusValues(p *corev1.Pod, at *field.Path) field.ErrorList {
 			errs = append(errs, field.Invalid(at.Child("resourceClaimStatuses").Index(i).Child("name"), c.Name, "must match the name of an entry in `spec.resourceClaims`"))
 		}
 	}
+	errs = append(errs, validateAllocated(s.ContainerStatuses, p.Spec.Containers, at.Child("containerStatuses"))...)
+	errs = append(errs, validateAllocated(s.InitContainerStatuses, p.Spec.InitContainers, at.Child("initContainerStatuses"))...)
 	for i := range s.ContainerStatuses {
 		errs = append(errs, validateContainerUser(s.ContainerStatuses[i].User, at.Child("containerStatuses").Index(i).Child("user", "linux"))...)
 	}
 	return errs
+}
+
+var healths = []corev1.ResourceHealthStatus{corev1.ResourceHealthStatusHealthy, corev1.ResourceHealthStatusUnhealthy, corev1.ResourceHealthStatusUnknown}
+
+// validateAllocated checks what containers say about the devices that they got: each is one that they asked for.
+func validateAllocated(statuses []corev1.ContainerStatus, containers []corev1.Container, at *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	for i, s := range statuses {
+		c := slices.IndexFunc(containers, func(c corev1.Container) bool { return c.Name == s.Name })
+		for j, r := range s.AllocatedResourcesStatus {
+			p := at.Index(i).Child("allocatedResourcesStatus").Index(j)
+			errs = append(errs, asked(r.Name, c, containers, p.Child("name"))...)
+			seen := map[corev1.ResourceID]bool{}
+			for k, one := range r.Resources {
+				if !slices.Contains(healths, one.Health) {
+					errs = append(errs, field.NotSupported(p.Child("resources").Index(k).Child("health"), one.Health, healths))
+				}
+				if seen[one.ResourceID] {
+					errs = append(errs, field.Duplicate(p.Child("resources").Index(k).Child("resourceID"), one.ResourceID))
+				}
+				seen[one.ResourceID] = true
+			}
+		}
+	}
+	return errs
+}
+
+// asked checks that the container c has the resource among its requests or, by its name, among its claims.
+func asked(name corev1.ResourceName, c int, containers []corev1.Container, at *field.Path) field.ErrorList {
+	if claim, is := strings.CutPrefix(string(name), "claim:"); is {
+		if c >= 0 && slices.ContainsFunc(containers[c].Resources.Claims, func(r corev1.ResourceClaim) bool {
+			return r.Request == "" && r.Name == claim || r.Name+"/"+r.Request == claim
+		}) {
+			return nil
+		}
+		return field.ErrorList{field.Invalid(at, name,
+			"must match one of the container's resource claims in a format 'claim:<claimName>/<request>' or 'claim:<claimName>' if request is empty")}
+	}
+	if c >= 0 {
+		if _, ok := containers[c].Resources.Requests[name]; ok {
+			return nil
+		}
+	}
+	return field.ErrorList{field.Invalid(at, name, "must match one of the container's resource requests")}
 }
 
 // validateIPs checks a list of at most one address of each family.
@@ -70,6 +118,12 @@ func validateIPs(ips []string, list any, at *field.Path) field.ErrorList {
 			v4++
 		} else if err == nil {
 			v6++
+		}
+	}
+	for i, ip := range ips {
+		if _, err := netip.ParseAddr(ip); err != nil && len(ips) > 1 {
+			errs = append(errs, field.InternalError(at, fmt.Errorf("failed to check for dual stack with error:invalid IP[%d]: %s", i, ip)))
+			break
 		}
 	}
 	if len(ips) > 1 && (v4 > 1 || v6 > 1) {

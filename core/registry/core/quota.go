@@ -99,6 +99,7 @@ var podTemplates = &resource.Definition[*corev1.PodTemplate]{
 	CreateOnUpdate: true,
 	New:            func() *corev1.PodTemplate { return &corev1.PodTemplate{} },
 	NewList:        func() runtime.Object { return &corev1.PodTemplateList{} },
+	Gates:          resource.Under("template.spec", podspec.Gates),
 	Default:        func(t *corev1.PodTemplate) { podspec.SetDefaults(&t.Template.Spec) },
 	Validate: func(t *corev1.PodTemplate) field.ErrorList {
 		return podspec.ValidateTemplate(&t.Template, field.NewPath("template"))
@@ -107,7 +108,12 @@ var podTemplates = &resource.Definition[*corev1.PodTemplate]{
 	Warnings: func(t *corev1.PodTemplate) []string {
 		return podspec.TemplateWarnings(&t.Template, field.NewPath("template"))
 	},
-	Columns: append([]metav1.TableColumnDefinition{resource.NameColumn}, podspec.TemplateColumns...),
+	Columns: []metav1.TableColumnDefinition{
+		resource.NameColumn,
+		resource.Column("Containers", "string", "Names of each container in the template."),
+		resource.Column("Images", "string", "Images referenced by each container in the template."),
+		resource.Column("Pod Labels", "string", "The labels for the pod template."),
+	},
 	Row: func(t *corev1.PodTemplate) []any {
 		return append([]any{t.Name}, podspec.TemplateCells(&t.Template, t.Template.Labels)...)
 	},
@@ -118,6 +124,7 @@ var replicationControllers = &resource.Definition[*corev1.ReplicationController]
 	ShortNames: []string{"rc"}, Categories: []string{"all"},
 	New:     func() *corev1.ReplicationController { return &corev1.ReplicationController{} },
 	NewList: func() runtime.Object { return &corev1.ReplicationControllerList{} },
+	Gates:   podspec.TemplateGates,
 	Default: func(rc *corev1.ReplicationController) {
 		if t := rc.Spec.Template; t != nil {
 			podspec.SetDefaults(&t.Spec)

@@ -2,6 +2,7 @@ package core
 
 import (
 	"context"
+	"crypto/tls"
 
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
@@ -26,6 +27,7 @@ var secrets = &resource.Definition[*corev1.Secret]{
 	Default:        defaultSecret,
 	PrepareUpdate:  func(_ context.Context, s, old *corev1.Secret) { keepSecretType(s, old) },
 	Validate:       validateSecret,
+	Warnings:       keyWarnings,
 	ValidateUpdate: validateSecretUpdate,
 	Labels:         []string{"type"},
 	Wrap:           func(env *resource.Env, s *resource.Store) rest.Storage { return &secretREST{s, env} },
@@ -112,6 +114,17 @@ func validateSecret(s *corev1.Secret) field.ErrorList {
 		need(corev1.TLSPrivateKeyKey)
 	}
 	return errs
+}
+
+// keyWarnings tells of a certificate and a key that do not belong together.
+func keyWarnings(s *corev1.Secret) []string {
+	if s.Type != corev1.SecretTypeTLS {
+		return nil
+	}
+	if _, err := tls.X509KeyPair(s.Data[corev1.TLSCertKey], s.Data[corev1.TLSPrivateKeyKey]); err != nil {
+		return []string{err.Error()}
+	}
+	return nil
 }
 
 func validateSecretUpdate(s, old *corev1.Secret) field.ErrorList {

@@ -197,6 +197,7 @@ func keepAllocated(s, old *corev1.Service) {
 		if s.Spec.IPFamilyPolicy == nil {
 			s.Spec.IPFamilyPolicy = old.Spec.IPFamilyPolicy
 		}
+		trimToSingleStack(s, old)
 	}
 	if s.Spec.Type == name && old.Spec.Type != name && slices.Equal(s.Spec.ClusterIPs, old.Spec.ClusterIPs) {
 		s.Spec.ClusterIP, s.Spec.ClusterIPs = "", nil
@@ -229,6 +230,21 @@ func keepAllocated(s, old *corev1.Service) {
 	}
 }
 
+// trimToSingleStack takes the second address and family, which an update has
+// only carried along, from a service that is to have one.
+func trimToSingleStack(s, old *corev1.Service) {
+	single := corev1.IPFamilyPolicySingleStack
+	if old.Spec.IPFamilyPolicy == nil || *old.Spec.IPFamilyPolicy == single || s.Spec.IPFamilyPolicy == nil || *s.Spec.IPFamilyPolicy != single {
+		return
+	}
+	if len(s.Spec.ClusterIPs) > 1 && slices.Equal(s.Spec.ClusterIPs, old.Spec.ClusterIPs) {
+		s.Spec.ClusterIPs = s.Spec.ClusterIPs[:1:1]
+	}
+	if len(s.Spec.IPFamilies) > 1 && slices.Equal(s.Spec.IPFamilies, old.Spec.IPFamilies) {
+		s.Spec.IPFamilies = s.Spec.IPFamilies[:1:1]
+	}
+}
+
 // allocate claims what the service wants and has not got from old, and writes it into the service.
 func (a *allocator) allocate(ctx context.Context, s, old *corev1.Service, dry bool) (undo, error) {
 	if s.Spec.Type == corev1.ServiceTypeExternalName {
@@ -236,6 +252,9 @@ func (a *allocator) allocate(ctx context.Context, s, old *corev1.Service, dry bo
 	}
 	if err := a.repair(ctx); err != nil {
 		return undo{}, apierrors.NewInternalError(fmt.Errorf("bring the allocations of services in order: %w", err))
+	}
+	if errs := validateClusterIPs(s, field.NewPath("spec")); len(errs) > 0 { // what follows counts on them
+		return undo{}, invalidService(s, errs)
 	}
 	if errs := a.setFamilies(s); len(errs) > 0 {
 		return undo{}, invalidService(s, errs)
@@ -266,19 +285,28 @@ func (a *allocator) allocate(ctx context.Context, s, old *corev1.Service, dry bo
 func (a *allocator) setFamilies(s *corev1.Service) field.ErrorList {
 	spec := &s.Spec
 	at := field.NewPath("spec", "ipFamilies")
-	if !headless(s) && len(spec.IPFamilies) == 0 { // addresses that are asked for tell the families
-		for _, ip := range spec.ClusterIPs {
-			if addr, err := netip.ParseAddr(ip); err == nil {
-				spec.IPFamilies = append(spec.IPFamilies, family(addr))
-			}
-		}
-	}
 	first := family(a.env.ServiceCIDRs[0].Addr())
 	policy := corev1.IPFamilyPolicySingleStack
 	if spec.IPFamilyPolicy != nil {
 		policy = *spec.IPFamilyPolicy
-	} else if len(spec.IPFamilies) > 1 || len(spec.ClusterIPs) > 1 {
-		policy = corev1.IPFamilyPolicyRequireDualStack
+	}
+	if policy == corev1.IPFamilyPolicySingleStack {
+		if errs := tooMany(spec, policy); len(errs) > 0 {
+			return errs
+		}
+	}
+	if !headless(s) { // addresses that are asked for tell the families
+		for i := len(spec.IPFamilies); i < len(spec.ClusterIPs); i++ {
+			addr, err := netip.ParseAddr(spec.ClusterIPs[i])
+			if err != nil {
+				continue
+			}
+			f := family(addr)
+			if a.cidr(f) == nil {
+				return field.ErrorList{field.Invalid(field.NewPath("spec", "clusterIPs").Index(i), spec.ClusterIPs, string(f)+" is not configured on this cluster")}
+			}
+			spec.IPFamilies = append(spec.IPFamilies, f)
+		}
 	}
 	if len(spec.IPFamilies) == 0 {
 		spec.IPFamilies = []corev1.IPFamily{first}
@@ -292,9 +320,6 @@ func (a *allocator) setFamilies(s *corev1.Service) field.ErrorList {
 	if policy == corev1.IPFamilyPolicyRequireDualStack && !dual {
 		return field.ErrorList{field.Invalid(field.NewPath("spec", "ipFamilyPolicy"), policy, "this cluster is not configured for dual-stack services")}
 	}
-	if policy == corev1.IPFamilyPolicySingleStack && len(spec.IPFamilies) > 1 {
-		return field.ErrorList{field.Invalid(field.NewPath("spec", "ipFamilyPolicy"), policy, "must be 'RequireDualStack' or 'PreferDualStack' when multiple IP families are specified")}
-	}
 	if policy != corev1.IPFamilyPolicySingleStack && dual && len(spec.IPFamilies) == 1 {
 		spec.IPFamilies = append(spec.IPFamilies, other(spec.IPFamilies[0]))
 	}
@@ -307,6 +332,19 @@ func (a *allocator) setFamilies(s *corev1.Service) field.ErrorList {
 		}
 	}
 	return nil
+}
+
+// tooMany refuses two addresses or families of a service that wants one.
+func tooMany(spec *corev1.ServiceSpec, policy corev1.IPFamilyPolicy) field.ErrorList {
+	at, of := field.NewPath("spec", "ipFamilyPolicy"), "must be 'RequireDualStack' or 'PreferDualStack' when multiple "
+	var errs field.ErrorList
+	if len(spec.ClusterIPs) > 1 {
+		errs = append(errs, field.Invalid(at, policy, of+"cluster IPs are specified"))
+	}
+	if len(spec.IPFamilies) > 1 {
+		errs = append(errs, field.Invalid(at, policy, of+"IP families are specified"))
+	}
+	return errs
 }
 
 func family(a netip.Addr) corev1.IPFamily {

@@ -160,10 +160,17 @@ func allocates(s *corev1.Service) bool {
 
 // takeWanted takes the ports that are asked for.
 func (r *portRange) takeWanted(bits []byte, s *corev1.Service, had []int32, claimed *[]int32) error {
-	one := func(port int32, at *field.Path) error {
-		if port == 0 || slices.Contains(had, port) || slices.Contains(*claimed, port) {
-			return nil // protocols may share a number within a service
+	taken := map[corev1.ServicePort]bool{} // number and protocol
+	one := func(port int32, protocol corev1.Protocol, at *field.Path) error {
+		if port == 0 || slices.Contains(had, port) {
+			return nil
 		}
+		key := corev1.ServicePort{NodePort: port, Protocol: protocol}
+		if slices.Contains(*claimed, port) && !taken[key] { // protocols may share a number within a service
+			taken[key] = true
+			return nil
+		}
+		taken[key] = true
 		if !r.inRange(port) {
 			return invalidService(s, field.ErrorList{field.Invalid(at, port,
 				fmt.Sprintf("provided port is not in the valid range. The range of valid ports is %d-%d", r.env.NodePortMin, r.env.NodePortMax))})
@@ -175,11 +182,11 @@ func (r *portRange) takeWanted(bits []byte, s *corev1.Service, had []int32, clai
 		return nil
 	}
 	for i, p := range s.Spec.Ports {
-		if err := one(p.NodePort, field.NewPath("spec", "ports").Index(i).Child("nodePort")); err != nil {
+		if err := one(p.NodePort, p.Protocol, field.NewPath("spec", "ports").Index(i).Child("nodePort")); err != nil {
 			return err
 		}
 	}
-	return one(s.Spec.HealthCheckNodePort, field.NewPath("spec", "healthCheckNodePort"))
+	return one(s.Spec.HealthCheckNodePort, corev1.ProtocolTCP, field.NewPath("spec", "healthCheckNodePort"))
 }
 
 // takeNeeded takes a port for each that has none yet. The same number under

@@ -89,6 +89,7 @@ var persistentVolumeClaims = &resource.Definition[*corev1.PersistentVolumeClaim]
 	GroupVersion: version, Kind: "PersistentVolumeClaim", Plural: "persistentvolumeclaims", Singular: "persistentvolumeclaim", ShortNames: []string{"pvc"},
 	New:     func() *corev1.PersistentVolumeClaim { return &corev1.PersistentVolumeClaim{} },
 	NewList: func() runtime.Object { return &corev1.PersistentVolumeClaimList{} },
+	Gates:   claimGates,
 	Default: func(c *corev1.PersistentVolumeClaim) {
 		if c.Status.Phase == "" {
 			c.Status.Phase = corev1.ClaimPending
@@ -109,6 +110,7 @@ var persistentVolumeClaims = &resource.Definition[*corev1.PersistentVolumeClaim]
 	},
 	PrepareCreate:  func(_ context.Context, c *corev1.PersistentVolumeClaim) { sameSource(&c.Spec) },
 	ValidateUpdate: validateClaimUpdate,
+	ValidateStatus: validateClaimStatus,
 	Columns: []metav1.TableColumnDefinition{
 		resource.NameColumn,
 		resource.Column("Status", "string", "Its phase."),

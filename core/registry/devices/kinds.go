@@ -40,8 +40,10 @@ var classes = &resource.Definition[*resourcev1.DeviceClass]{
 
 var claims = &resource.Definition[*resourcev1.ResourceClaim]{
 	GroupVersion: version, Kind: "ResourceClaim", Plural: "resourceclaims", Singular: "resourceclaim",
-	New:           func() *resourcev1.ResourceClaim { return &resourcev1.ResourceClaim{} },
-	NewList:       func() runtime.Object { return &resourcev1.ResourceClaimList{} },
+	New:     func() *resourcev1.ResourceClaim { return &resourcev1.ResourceClaim{} },
+	NewList: func() runtime.Object { return &resourcev1.ResourceClaimList{} },
+	Gates: append(resource.Under("spec", claimGates),
+		resource.Gate{Feature: "DRAOptionalNodeOperations", Fields: []string{"status.allocation.devices.results[].skipNodeOperations"}}),
 	Default:       func(c *resourcev1.ResourceClaim) { defaultClaim(&c.Spec) },
 	Status:        func(c *resourcev1.ResourceClaim) any { return &c.Status },
 	PrepareStatus: func(_ context.Context, c, old *resourcev1.ResourceClaim) { c.Spec = old.Spec },
@@ -85,6 +87,7 @@ var templates = &resource.Definition[*resourcev1.ResourceClaimTemplate]{
 	GroupVersion: version, Kind: "ResourceClaimTemplate", Plural: "resourceclaimtemplates", Singular: "resourceclaimtemplate",
 	New:     func() *resourcev1.ResourceClaimTemplate { return &resourcev1.ResourceClaimTemplate{} },
 	NewList: func() runtime.Object { return &resourcev1.ResourceClaimTemplateList{} },
+	Gates:   resource.Under("spec.spec", claimGates),
 	Default: func(t *resourcev1.ResourceClaimTemplate) { defaultClaim(&t.Spec.Spec) },
 	Validate: func(t *resourcev1.ResourceClaimTemplate) field.ErrorList {
 		at := field.NewPath("spec")
@@ -164,6 +167,7 @@ var slices = &resource.Definition[*resourcev1.ResourceSlice]{
 	GroupVersion: version, Kind: "ResourceSlice", Plural: "resourceslices", Singular: "resourceslice", ClusterScoped: true,
 	New:      func() *resourcev1.ResourceSlice { return &resourcev1.ResourceSlice{} },
 	NewList:  func() runtime.Object { return &resourcev1.ResourceSliceList{} },
+	Gates:    sliceGates,
 	Spec:     func(s *resourcev1.ResourceSlice) any { return &s.Spec },
 	Validate: validateSlice,
 	Default: func(s *resourcev1.ResourceSlice) {

@@ -15,16 +15,23 @@ const (
 	tolerationsAnnotation = "scheduler.alpha.kubernetes.io/tolerations"
 	deletionCost          = corev1.PodDeletionCost
 	mirror                = corev1.MirrorPodAnnotationKey
+	appArmorWarning       = `deprecated since v1.30; use the "appArmorProfile" field instead`
 	podSeccomp            = "seccomp.security.alpha.kubernetes.io/pod"
 )
 
 // FollowAnnotations sets the AppArmor profiles of containers whose annotation
-// of old says which, when a pod is made.
-func FollowAnnotations(p *corev1.Pod) {
+// of old says which, when a pod is made. It warns of those annotations.
+func FollowAnnotations(p *corev1.Pod) (warnings []string) {
 	follow := func(list []corev1.Container) {
 		for i := range list {
-			profile := appArmorProfile(p.Annotations[appArmorAnnotation+list[i].Name])
-			if profile == nil || list[i].SecurityContext != nil && list[i].SecurityContext.AppArmorProfile != nil {
+			key := appArmorAnnotation + list[i].Name
+			value, given := p.Annotations[key]
+			if !given || list[i].SecurityContext != nil && list[i].SecurityContext.AppArmorProfile != nil {
+				continue
+			}
+			warnings = append(warnings, fmt.Sprintf("%s: %s", field.NewPath("metadata", "annotations").Key(key), appArmorWarning))
+			profile := appArmorProfile(value)
+			if profile == nil {
 				continue
 			}
 			if list[i].SecurityContext == nil {
@@ -35,6 +42,7 @@ func FollowAnnotations(p *corev1.Pod) {
 	}
 	follow(p.Spec.InitContainers)
 	follow(p.Spec.Containers)
+	return warnings
 }
 
 func appArmorProfile(value string) *corev1.AppArmorProfile {

@@ -92,7 +92,7 @@ func validateDataSource(s *corev1.PersistentVolumeClaimSpec, at *field.Path) fie
 	if d := s.DataSourceRef; d != nil {
 		check(d.Kind, d.Name, d.APIGroup, at.Child("dataSourceRef"))
 		if s.DataSource != nil && (d.Namespace == nil || *d.Namespace == "") && (d.Kind != s.DataSource.Kind || d.Name != s.DataSource.Name) {
-			errs = append(errs, field.Invalid(at, at.Child("dataSource").String(), "must match dataSourceRef"))
+			errs = append(errs, field.Invalid(at, *s.DataSource, "must match dataSourceRef"))
 		}
 	}
 	return errs

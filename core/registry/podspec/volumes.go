@@ -227,7 +227,6 @@ func validateProjected(v *corev1.ProjectedVolumeSource, at *field.Path) field.Er
 		}
 		if s.ServiceAccountToken != nil {
 			errs = append(errs, validateProjectedToken(s.ServiceAccountToken, p.Child("serviceAccountToken"), at)...)
-			take(s.ServiceAccountToken.Path, s.ServiceAccountToken.Path)
 		}
 	}
 	return errs

@@ -107,7 +107,7 @@ func annotationWarnings(t *corev1.PodTemplateSpec, at *field.Path) []string {
 	add("scheduler.alpha.kubernetes.io/critical-pod", `non-functional in v1.16+; use the "priorityClassName" field instead`)
 	eachContainer(&t.Spec, nil, func(c *corev1.Container, _ *field.Path) {
 		add("container.seccomp.security.alpha.kubernetes.io/"+c.Name, `non-functional in v1.27+; use the "seccompProfile" field instead`)
-		add(appArmorAnnotation+c.Name, `deprecated since v1.30; use the "appArmorProfile" field instead`)
+		add(appArmorAnnotation+c.Name, appArmorWarning)
 	})
 	return list
 }

@@ -70,6 +70,9 @@ type Definition[T Object] struct {
 	PrepareUpdate func(ctx context.Context, obj, old T)
 	// PrepareStatus is PrepareUpdate for the status, when the spec has been put back.
 	PrepareStatus func(ctx context.Context, obj, old T)
+	// Gates are features that are off, with their fields, which are dropped.
+	Gates []Gate
+	gates gateTree
 	// Canonicalize brings a valid object in the form that is stored.
 	Canonicalize func(T)
 	// Warnings are shown to who creates or updates the object.
@@ -80,6 +83,8 @@ type Definition[T Object] struct {
 	Spec func(T) any
 	// Status points at what only the status subresource writes.
 	Status func(T) any
+	// StatusOnCreate lets who creates an object give its status, too.
+	StatusOnCreate bool
 	// KeepStatusLabels keeps labels from being changed through the status.
 	KeepStatusLabels bool
 

@@ -41,12 +41,14 @@ func (s *strategy[T]) NamespaceScoped() bool { return !s.def.ClusterScoped }
 
 func (s *strategy[T]) PrepareForCreate(ctx context.Context, obj runtime.Object) {
 	o := obj.(T)
-	if s.def.Status != nil {
+	if s.def.Status != nil && !s.def.StatusOnCreate {
 		reset(s.def.Status(o))
 	}
 	if s.def.Spec != nil {
 		o.SetGeneration(1)
 	}
+	var none T
+	s.def.DropGated(o, none)
 	if s.def.PrepareCreate != nil {
 		s.def.PrepareCreate(ctx, o)
 	}
@@ -57,6 +59,7 @@ func (s *strategy[T]) PrepareForUpdate(ctx context.Context, obj, old runtime.Obj
 	if s.def.Status != nil {
 		set(s.def.Status(o), s.def.Status(before))
 	}
+	s.def.DropGated(o, before)
 	if s.def.PrepareUpdate != nil {
 		s.def.PrepareUpdate(ctx, o, before)
 	}
@@ -198,6 +201,7 @@ func (s *statusStrategy[T]) PrepareForUpdate(ctx context.Context, obj, old runti
 	if s.def.KeepStatusLabels {
 		o.SetLabels(before.GetLabels())
 	}
+	s.def.DropGated(o, before)
 	if s.def.PrepareStatus != nil {
 		s.def.PrepareStatus(ctx, o, before)
 	}

@@ -28,6 +28,7 @@ var csiDrivers = &resource.Definition[*storagev1.CSIDriver]{
 	GroupVersion: version, Kind: "CSIDriver", Plural: "csidrivers", Singular: "csidriver", ClusterScoped: true,
 	New:     func() *storagev1.CSIDriver { return &storagev1.CSIDriver{} },
 	NewList: func() runtime.Object { return &storagev1.CSIDriverList{} },
+	Gates:   []resource.Gate{{Feature: "VolumeLimitScaling", Fields: []string{"spec.preventPodSchedulingIfMissing"}}},
 	Default: func(d *storagev1.CSIDriver) {
 		setDefault(&d.Spec.AttachRequired, true)
 		setDefault(&d.Spec.PodInfoOnMount, false)
