@@ -45,6 +45,16 @@ func describe(c *genericapiserver.Config) {
 	c.SkipOpenAPIInstallation = true // by serveOpenAPI
 }
 
+// forgetModels lets go of what installing has made of the definitions (6 MB): the
+// type converters have taken from it what apply needs, and documents are made of
+// definitions of their own.
+func forgetModels(c *genericapiserver.Config, groups []*genericapiserver.APIGroupInfo) {
+	c.OpenAPIV3Config.Definitions = nil // GetDefinitions makes them again, should anybody ask
+	for _, g := range groups {
+		g.StaticOpenAPISpec = nil
+	}
+}
+
 // openAPI serves the documents, and makes them when somebody asks: that takes a
 // quarter of a server's start, and tens of megabytes that a cluster whose users
 // do without "kubectl apply" and "explain" never needs. Custom resources and

@@ -174,6 +174,7 @@ func (s *Server) connectLoopback(serving *genericapiserver.SecureServingInfo) er
 	c.ContentType = "application/vnd.kubernetes.protobuf"
 	c.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
 	c.UserAgent = "keelson-apiserver"
+	c.DisableCompression = true          // it never leaves this machine
 	c.WarningHandler = rest.NoWarnings{} // what is said to users of old kinds; the kernel writes Endpoints on purpose
 	s.loopback = c
 	if s.client, err = kubernetes.NewForConfig(c); err != nil {
@@ -254,6 +255,7 @@ func (s *Server) install(gc *genericapiserver.Config, groups []*genericapiserver
 	}
 	serveOpenAPI(s)
 	s.installBackup(generic)
+	forgetModels(gc, groups)
 	return nil
 }
 

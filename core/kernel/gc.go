@@ -4,6 +4,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 )
 
@@ -22,9 +23,11 @@ const (
 	// gcBusyStreak is how many such collections in a row make a server busy: its own
 	// start has fewer.
 	gcBusyStreak = 12
-	// gcCalm is how long after the last collection of a busy server its memory is
-	// given back.
+	// gcCalm is how long after the last collection memory that is free is given back.
 	gcCalm = 15 * time.Second
+	// gcWorthwhile is how much must have been allocated since memory was given back, to
+	// do it again: an idle server stays below it between two collections.
+	gcWorthwhile = 16 << 20
 )
 
 // gcTuner chooses after each collection how far the heap may grow until the next.
@@ -32,7 +35,9 @@ type gcTuner struct {
 	last    time.Time
 	percent int
 	streak  int         // collections in a row that came fast
-	calm    *time.Timer // gives memory back; runs while percent is raised
+	calm    *time.Timer // gives memory back
+	given   uint64      // bytes allocated in all when memory was last given back
+	giving  atomic.Bool // memory is being given back: the next collection is that of it
 }
 
 // tuneGC lets a busy server collect less often, until the process ends. GOGC in the
@@ -43,6 +48,7 @@ func tuneGC() {
 	}
 	t := &gcTuner{last: time.Now(), percent: gcPercent}
 	t.calm = time.AfterFunc(gcCalm, func() {
+		t.giving.Store(true)
 		debug.SetGCPercent(gcPercent) // the collection that follows lets t know
 		debug.FreeOSMemory()
 	})
@@ -63,12 +69,20 @@ func (t *gcTuner) await() {
 			debug.SetGCPercent(percent)
 		}
 		t.calm.Stop()
-		if percent > gcPercent {
+		if t.giveBack(percent, m.TotalAlloc) {
 			t.calm.Reset(gcCalm)
 		}
 		t.last, t.percent = now, percent
 		t.await()
 	}, t)
+}
+
+// giveBack says whether memory is to be given back if no collection follows soon.
+func (t *gcTuner) giveBack(percent int, allocated uint64) bool {
+	if t.giving.Swap(false) {
+		t.given = allocated
+	}
+	return percent > gcPercent || allocated-t.given > gcWorthwhile
 }
 
 // next returns the percentage after a collection that came so long after the one

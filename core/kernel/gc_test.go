@@ -32,3 +32,28 @@ func TestGCTuner(t *testing.T) {
 		})
 	}
 }
+
+// TestGiveBack checks after which collections memory is given back.
+func TestGiveBack(t *testing.T) {
+	const mb = 1 << 20
+	g := &gcTuner{}
+	for _, step := range []struct {
+		name      string
+		giving    bool
+		percent   int
+		allocated uint64
+		want      bool
+	}{
+		{"started", false, gcPercent, 120 * mb, true},
+		{"memory was given back", true, gcPercent, 121 * mb, false},
+		{"idle", false, gcPercent, 130 * mb, false},
+		{"something was done", false, gcPercent, 140 * mb, true},
+		{"given back again", true, gcPercent, 141 * mb, false},
+		{"busy", false, gcBusyPercent, 142 * mb, true},
+	} {
+		g.giving.Store(step.giving)
+		if got := g.giveBack(step.percent, step.allocated); got != step.want {
+			t.Errorf("%s: giveBack(%d, %d) = %v, want %v", step.name, step.percent, step.allocated, got, step.want)
+		}
+	}
+}

@@ -87,7 +87,7 @@ func (e *event) decodeCurrent() (runtime.Object, error) {
 	}
 	obj, err := e.s.decode(e.plain, e.rev)
 	if err == nil {
-		e.s.db.cache.add(e.s, e.rev, obj, len(e.plain))
+		e.s.db.cache.addWritten(e.s, e.rev, obj, len(e.plain))
 	}
 	return obj, err
 }

@@ -50,6 +50,7 @@ func (db *DB) maintain() {
 			return
 		case now := <-ticker.C:
 			db.bookmarks(now)
+			db.cache.tick(now)
 		case <-expiry.C:
 			db.expire(db.ctx)
 			expiry.Reset(db.untilExpiry())
