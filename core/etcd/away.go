@@ -3,11 +3,14 @@ package etcd
 import (
 	"context"
 	"errors"
+	"net/http"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/storage"
 )
@@ -20,6 +23,9 @@ type telling struct{ storage.Interface }
 // all the same, so they are not told to repeat it.
 func away(err error) error {
 	var code codes.Code
+	if errors.Is(err, context.DeadlineExceeded) {
+		return apierrors.NewTimeoutError("etcd did not answer in time", 0)
+	}
 	if known, ok := errors.AsType[rpctypes.EtcdError](err); ok {
 		code = known.Code()
 	} else if s, ok := status.FromError(err); ok {
@@ -28,6 +34,11 @@ func away(err error) error {
 	switch code {
 	case codes.Unavailable:
 		return apierrors.NewServiceUnavailable("etcd does not answer: " + err.Error())
+	case codes.ResourceExhausted:
+		if errors.Is(err, rpctypes.ErrNoSpace) {
+			return fullError(err)
+		}
+		return err
 	case codes.DeadlineExceeded:
 		return apierrors.NewTimeoutError("etcd did not answer in time: "+err.Error(), 0)
 	default:
@@ -35,8 +46,31 @@ func away(err error) error {
 	}
 }
 
+// fullError is what a client gets when the etcd has used up its quota; it is as of a full disk.
+func fullError(err error) error {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusInsufficientStorage, Reason: metav1.StatusReasonInternalError,
+		Message: "etcd has no space left; raise its --quota-backend-bytes, or compact, defragment and disarm its alarm: " + err.Error(),
+	}}
+}
+
+// margin is how long before the end of a request the etcd is given up: a request that ends by itself breaks off its response,
+// or answers without saying why.
+const margin = time.Second
+
+// early ends a little before ctx does.
+func early(ctx context.Context) (context.Context, context.CancelFunc) {
+	end, ok := ctx.Deadline()
+	if !ok {
+		return ctx, func() {}
+	}
+	return context.WithDeadline(ctx, end.Add(-min(margin, time.Until(end)/4)))
+}
+
 // Create implements storage.Interface.
 func (s telling) Create(ctx context.Context, key string, obj, out runtime.Object, ttl uint64) error {
+	ctx, cancel := early(ctx)
+	defer cancel()
 	return away(s.Interface.Create(ctx, key, obj, out, ttl))
 }
 
@@ -44,16 +78,22 @@ func (s telling) Create(ctx context.Context, key string, obj, out runtime.Object
 func (s telling) Delete(ctx context.Context, key string, out runtime.Object, pre *storage.Preconditions, validate storage.ValidateObjectFunc,
 	cached runtime.Object, opts storage.DeleteOptions,
 ) error {
+	ctx, cancel := early(ctx)
+	defer cancel()
 	return away(s.Interface.Delete(ctx, key, out, pre, validate, cached, opts))
 }
 
 // Get implements storage.Interface.
 func (s telling) Get(ctx context.Context, key string, opts storage.GetOptions, obj runtime.Object) error {
+	ctx, cancel := early(ctx)
+	defer cancel()
 	return away(s.Interface.Get(ctx, key, opts, obj))
 }
 
 // GetList implements storage.Interface.
 func (s telling) GetList(ctx context.Context, key string, opts storage.ListOptions, list runtime.Object) error {
+	ctx, cancel := early(ctx)
+	defer cancel()
 	return away(s.Interface.GetList(ctx, key, opts, list))
 }
 
@@ -61,5 +101,7 @@ func (s telling) GetList(ctx context.Context, key string, opts storage.ListOptio
 func (s telling) GuaranteedUpdate(ctx context.Context, key string, destination runtime.Object, ignoreNotFound bool, pre *storage.Preconditions,
 	update storage.UpdateFunc, cached runtime.Object,
 ) error {
+	ctx, cancel := early(ctx)
+	defer cancel()
 	return away(s.Interface.GuaranteedUpdate(ctx, key, destination, ignoreNotFound, pre, update, cached))
 }

@@ -4,7 +4,8 @@
 //
 // A Datastore also reads and writes all objects at once, for backups (Dump) and to move a cluster (Load).
 //
-// While the etcd is gone requests get 503 after some seconds, and it is tried again at least every two.
+// While the etcd is gone requests get 503 after some seconds, and it is tried again at least every two. One that is there and
+// does not answer gets 504 for them a little before their own end.
 //
 // Goroutines: those of the etcd client and, from the first resource on, of the compactor, which Close ends; those of the caches
 // are ended by the owners of the resources' storages.

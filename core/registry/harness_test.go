@@ -19,7 +19,6 @@ import (
 
 	"keelson.dev/keelson/core/apiserver"
 	"keelson.dev/keelson/core/pki"
-	"keelson.dev/keelson/core/store"
 )
 
 // server is a real API server with a store of its own.
@@ -43,7 +42,7 @@ func startWith(t *testing.T, ranges ...netip.Prefix) *server {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	db, err := store.Open(ctx, store.Options{Dir: filepath.Join(dir, "store")})
+	db, err := openDatastore(ctx, dir)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -31,6 +31,8 @@ type Server struct {
 	Endpoint string
 
 	binary, dir string
+	name        string // of the member
+	members     string // of its cluster, as --initial-cluster; empty: itself alone
 	ports       [3]int // for clients, members, and health without certificates
 	flags       []string
 	cmd         *exec.Cmd
@@ -59,14 +61,20 @@ func Start(t testing.TB, flags ...string) *Server {
 func start(t testing.TB, scheme string, flags ...string) *Server {
 	t.Helper()
 	s, err := run(t.TempDir(), scheme, flags...)
+	check(t, err)
+	t.Cleanup(s.Stop)
+	return s
+}
+
+// check skips the test if err is that there is no etcd, and ends it for any other.
+func check(t testing.TB, err error) {
+	t.Helper()
 	if errors.Is(err, ErrMissing) && os.Getenv("CI") != "true" {
-		t.Skip(err)
+		t.Skip("SKIPPED:", err)
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(s.Stop)
-	return s
 }
 
 // StartTLS is Start of an etcd that shows a certificate, and wants those of clients to be of the authority in caFile.
@@ -84,13 +92,16 @@ func run(dir, scheme string, flags ...string) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{binary: binary, dir: dir, flags: flags}
+	s := &Server{binary: binary, dir: dir, name: "default", flags: flags}
 	if err := s.choosePorts(); err != nil {
 		return nil, err
 	}
 	s.Endpoint = scheme + "://127.0.0.1:" + strconv.Itoa(s.ports[0])
 	return s, s.Restart()
 }
+
+// peer is where other members reach it.
+func (s *Server) peer() string { return "http://127.0.0.1:" + strconv.Itoa(s.ports[1]) }
 
 // choosePorts finds free ones; both are held until both are found.
 func (s *Server) choosePorts() error {
@@ -105,24 +116,36 @@ func (s *Server) choosePorts() error {
 	return nil
 }
 
-// Restart starts it, again after Stop, with the same data and ports.
+// Restart starts it, again after Stop, with the same data and ports, and waits until it answers.
 func (s *Server) Restart() error {
-	peer := "http://127.0.0.1:" + strconv.Itoa(s.ports[1])
+	if err := s.launch(); err != nil {
+		return err
+	}
+	return s.await()
+}
+
+func (s *Server) launch() error {
+	members := s.members
+	if members == "" {
+		members = s.name + "=" + s.peer()
+	}
 	var err error
 	if s.log, err = os.Create(filepath.Join(s.dir, "log")); err != nil {
 		return err
 	}
 	s.cmd = exec.Command(s.binary, append([]string{ //nolint:noctx // ended by Stop
-		"--data-dir", filepath.Join(s.dir, "data"), "--listen-client-urls", s.Endpoint, "--advertise-client-urls", s.Endpoint,
-		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "default=" + peer,
+		"--name", s.name, "--data-dir", filepath.Join(s.dir, "data"), "--listen-client-urls", s.Endpoint, "--advertise-client-urls", s.Endpoint,
+		"--listen-peer-urls", s.peer(), "--initial-advertise-peer-urls", s.peer(), "--initial-cluster", members,
 		"--listen-metrics-urls", s.health(), "--unsafe-no-fsync",
 	}, s.flags...)...)
 	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := s.cmd.Start(); err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	return s.cmd.Start()
+}
+
+// await waits until it serves.
+func (s *Server) await() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
