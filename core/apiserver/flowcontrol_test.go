@@ -1,10 +1,12 @@
 package apiserver
 
 import (
+	"context"
 	"io"
 	"net/http"
 	"sync"
 	"testing"
+	"time"
 
 	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -119,21 +121,25 @@ func TestFlowControlKeepsClientsApart(t *testing.T) {
 		return status == http.StatusOK && header.Get(flowcontrolv1.ResponseHeaderMatchedFlowSchemaUID) == string(flow.UID)
 	})
 
-	// Requests whose bodies do not come hold the level's seats.
+	// Requests whose bodies do not come hold the level's seats; one that is refused, or ended, is sent again.
+	holding, release := context.WithCancel(ctx)
 	var held sync.WaitGroup
 	defer held.Wait()
+	defer release()
 	for range 10 {
-		body, stop := io.Pipe() // each its own: the transport closes it
-		defer stop.Close()
 		held.Go(func() {
-			req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, body)
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			req.Header.Set("Content-Type", "application/json")
-			if resp, err := hc.Do(req); err == nil {
-				resp.Body.Close()
+			for again := time.NewTicker(100 * time.Millisecond); holding.Err() == nil; <-again.C {
+				body, stop := io.Pipe() // each its own: the transport closes it
+				req, err := http.NewRequestWithContext(holding, http.MethodPost, url, body)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				req.Header.Set("Content-Type", "application/json")
+				if resp, err := hc.Do(req); err == nil {
+					resp.Body.Close()
+				}
+				stop.Close()
 			}
 		})
 	}
