@@ -94,7 +94,10 @@ func (b *fastBuilder) add(g *genericapiserver.APIGroupInfo, gv schema.GroupVersi
 		namespaced = scoper.NamespaceScoped()
 	}
 	scope.Namer = handlers.ContextBasedNaming{Namer: runtime.Namer(meta.NewAccessor()), ClusterScoped: !namespaced}
-	writes := &fastWrites{scope: scope, admit: b.config.AdmissionControl, handlerScope: scope}
+	writes := &fastWrites{scope: scope, admit: b.config.AdmissionControl, handlerScope: scope, typer: b.typer, resets: resetFilters(st)}
+	if sample, err := scope.Creater.New(scope.Kind); err == nil {
+		writes.parts = newObjectParts(st, sample)
+	}
 	// The create handler asks its creater for the object to compare with, and
 	// leaves managed fields alone if that has no metadata: they are made by
 	// fastWrites. The scope that admission sees stays whole.
@@ -178,16 +181,20 @@ func (b *fastBuilder) scope(g *genericapiserver.APIGroupInfo, gv schema.GroupVer
 	if g.MetaGroupVersion != nil {
 		scope.MetaGroupVersion = *g.MetaGroupVersion
 	}
-	var reset map[fieldpath.APIVersion]fieldpath.Filter
-	if s, ok := st.(rest.ResetFieldsStrategy); ok {
-		reset = fieldpath.NewExcludeFilterSetMap(s.GetResetFields())
-	}
-	if s, ok := st.(rest.ResetFieldsFilterStrategy); ok {
-		reset = s.GetResetFieldsFilter()
-	}
 	scope.FieldManager, err = managedfields.NewDefaultFieldManager(b.typer, scope.UnsafeConvertor, scope.Defaulter, scope.Creater,
-		kind, scope.HubGroupVersion, subresource, reset)
+		kind, scope.HubGroupVersion, subresource, resetFilters(st))
 	return scope, err
+}
+
+// resetFilters are the fields that nobody owns who writes by way of a storage.
+func resetFilters(st rest.Storage) map[fieldpath.APIVersion]fieldpath.Filter {
+	if s, ok := st.(rest.ResetFieldsFilterStrategy); ok {
+		return s.GetResetFieldsFilter()
+	}
+	if s, ok := st.(rest.ResetFieldsStrategy); ok {
+		return fieldpath.NewExcludeFilterSetMap(s.GetResetFields())
+	}
+	return nil
 }
 
 // resetOnCreate lists the top-level fields that nobody owns who creates an object:

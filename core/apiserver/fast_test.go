@@ -262,6 +262,52 @@ var fastRequests = []struct{ method, path, contentType, body string }{
 		"apiVersion: v1\nkind: Pod\nmetadata:\n  name: new\nspec:\n  containers:\n  - name: c\n    image: i\n    ports:\n    - containerPort: 80\n"},
 	{"PATCH", "pods/new?fieldManager=ssa", "apply-patch+yaml", "apiVersion: v1\nkind: Pod\nmetadata:\n  name: new\nspec:\n  containers:\n  - name: c\n    image: i\n  - name: c\n"},
 	{"PATCH", "pods/new", "apply-patch+yaml", "apiVersion: v1\nkind: Pod\n"},
+	{"PATCH", "pods/new?fieldManager=ssa", "apply-patch+yaml", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"new"},"spec":{"containers":[{"name":"c","image":"j"}]}}`},
+	{"PATCH", "pods/new?fieldManager=ssa", "apply-patch+yaml", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"new"},"spec":{"containers":[{"name":"c","image":"j"}]}}`},
+	{"PATCH", "pods/new?fieldManager=other", "apply-patch+yaml", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"new"},"spec":{"containers":[{"name":"c","image":"k"}]}}`},
+	{"PATCH", "pods/b1?fieldManager=ssa", "apply-patch+yaml", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"b1","annotations":{"x":"a\u003cb \"q\" \\\n"},"labels":{}},
+ "spec":{"containers":[{"name":"c","image":"i","ports":[{"containerPort":80}],"args":[],"resources":{"limits":{"cpu":"0.5"}},"securityContext":{}}],"volumes":[{"name":"v","emptyDir":{}}]},"status":{"phase":"Running"}}`},
+	{"PATCH", "pods/b2?fieldManager=kubectl", "apply-patch+yaml", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"b2","annotations":{"kubectl.kubernetes.io/last-applied-configuration":"{}"}},"spec":{"containers":[{"name":"c","image":"i"}]}}`},
+	{"PATCH", "pods/b3?fieldManager=ssa", "apply-patch+yaml", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"b3","labels":null},"spec":{"containers":[{"name":"c","image":"i","ports":null}],"nodeName":null}}`},
+	{"PATCH", "pods/b4?fieldManager=ssa&dryRun=All", "apply-patch+yaml", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"b4","namespace":"default"},"spec":{"containers":[{"name":"c","image":"i"}]}}`},
+	{"PATCH", "pods/b5?fieldManager=ssa", "apply-patch+yaml", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"b5","namespace":"other"},"spec":{"containers":[{"name":"c","image":"i"}]}}`},
+	{"PATCH", "pods/b6?fieldManager=ssa", "apply-patch+yaml", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"b7"},"spec":{"containers":[{"name":"c","image":"i"}]}}`},
+	{"PATCH", "pods/b8?fieldManager=ssa", "apply-patch+yaml", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"b8","uid":"u"},"spec":{"containers":[{"name":"c","image":"i"}]}}`},
+	{"PATCH", "pods/b9?fieldManager=ssa", "apply-patch+yaml", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"b9"},"spec":{"containers":[{"name":"c","image":"i","nix":1}]}}`},
+	{"PATCH", "pods/b9?fieldManager=ssa", "apply-patch+yaml", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"b9"},"spec":{"containers":[{"name":"c","image":"i","image":"j"}]}}`},
+	{"PATCH", "pods/b9?fieldManager=ssa&fieldValidation=Strict", "apply-patch+yaml", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"b9"},"spec":{"containers":[{"name":"c","image":"i","image":"j"}]}}`},
+	{"PATCH", "pods/b9?fieldManager=ssa", "apply-patch+yaml", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"b9"},"spec":{"containers":[{"name":"c","image":"i","ports":[{"containerPort":8.0e1}]}]}}`},
+	{"PATCH", "pods/c1?fieldManager=ssa", "apply-patch+yaml", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"c1"},"spec":{"containers":[{"name":"c","image":7}]}}`},
+	{"PATCH", "pods/c1?fieldManager=ssa", "apply-patch+yaml", `{"apiVersion":"v2","kind":"Pod","metadata":{"name":"c1"}}`},
+	{"PATCH", "pods/c1?fieldManager=ssa", "apply-patch+yaml", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"c1","managedFields":[]},"spec":{"containers":[{"name":"c","image":"i"}]}}`},
+	{"PATCH", "pods/c1?fieldManager=ssa", "apply-patch+yaml", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"c1","ownerReferences":[
+ {"apiVersion":"v1","kind":"Pod","name":"o","uid":"1"},{"apiVersion":"v1","kind":"Pod","name":"o","uid":"2"}]},"spec":{"containers":[{"name":"c","image":"i"}]}}`},
+	{"PATCH", "pods/c1?fieldManager=ssa", "apply-patch+yaml", `{"a":`},
+	{"PATCH", "pods/c2/status?fieldManager=ssa", "apply-patch+yaml", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"c2"},"status":{"phase":"Running"}}`},
+	{"PATCH", "pods/b1/status?fieldManager=ssa", "apply-patch+yaml", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"b1"},"status":{"phase":"Running","podIP":"10.0.0.1"}}`},
+	{"PATCH", "pods/b1", "strategic-merge-patch+json", `{"metadata":{"uid":"other"},"spec":{}}`},
+	{"PATCH", "pods/b1", "strategic-merge-patch+json", `{"metadata":{"name":"other"}}`},
+	{"PATCH", "pods/b1", "strategic-merge-patch+json", `{"metadata":{"namespace":"other"}}`},
+	{"PATCH", "pods/b1", "strategic-merge-patch+json", `{"metadata":{"resourceVersion":"1"}}`},
+	{"PATCH", "pods/b1", "strategic-merge-patch+json", `{"metadata":{"labels":{"a":"b"},"$setElementOrder/finalizers":["x"]}}`},
+	{"PATCH", "pods/b1", "strategic-merge-patch+json", `{"metadata":{"labels":{"$patch":"replace","c":"d"},"finalizers":["example.com/x"]}}`},
+	{"PATCH", "pods/b1", "strategic-merge-patch+json", `{"metadata":{"labels":null,"annotations":null,"$deleteFromPrimitiveList/finalizers":["example.com/x"]}}`},
+	{"PATCH", "pods/b1", "strategic-merge-patch+json", `{"metadata":{"ownerReferences":[{"uid":"1","apiVersion":"v1","kind":"Pod","name":"o"},{"uid":"1","apiVersion":"v1","kind":"Pod","name":"o"}]}}`},
+	{"PATCH", "pods/b1", "strategic-merge-patch+json", `{"$patch":"replace","metadata":{}}`},
+	{"PATCH", "pods/b1", "strategic-merge-patch+json", `{"spec":null}`},
+	{"PATCH", "pods/b1", "strategic-merge-patch+json", `{"metadata":null}`},
+	{"PATCH", "pods/b1", "strategic-merge-patch+json", `{"apiVersion":"v1","kind":"Pod","spec":{"activeDeadlineSeconds":5}}`},
+	{"PATCH", "pods/b1", "strategic-merge-patch+json", `{}`},
+	{"PATCH", "pods/b1", "strategic-merge-patch+json", `null`},
+	{"PATCH", "pods/b1", "strategic-merge-patch+json", `[]`},
+	{"PATCH", "pods/b1", "strategic-merge-patch+json", `{"nix":1,"metadata":{"nix":2}}`},
+	{"PATCH", "pods/b1?fieldValidation=Strict", "strategic-merge-patch+json", `{"spec":{"nix":1,"nix":2}}`},
+	{"PATCH", "pods/b1?fieldValidation=Ignore", "strategic-merge-patch+json", `{"spec":{"nix":1,"nix":2},"metadata":{"labels":{"i":"g"}}}`},
+	{"PATCH", "pods/b1", "strategic-merge-patch+json", `{"metadata":{"managedFields":[]}}`},
+	{"PATCH", "pods/b1", "strategic-merge-patch+json", `{"spec":{"containers":[{"$patch":"delete","name":"c"},{"name":"d","image":"i"}]}}`},
+	{"PATCH", "pods/b1", "strategic-merge-patch+json", `{"spec":{"tolerations":[{"key":"k","operator":"Exists","effect":"NoSchedule"}]},"metadata":{"creationTimestamp":null,"generation":7}}`},
+	{"PATCH", "pods/b1/status", "strategic-merge-patch+json", `{"status":{"$setElementOrder/conditions":[{"type":"B"},{"type":"A"}],"conditions":[{"type":"A","status":"True"},{"type":"B","status":"True"}]}}`},
+	{"PATCH", "pods/b1/status", "strategic-merge-patch+json", `{"metadata":{"labels":{"by":"status"}},"status":{"$patch":"replace","phase":"Failed"}}`},
 	{"PUT", "pods/missing", "json", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"missing"},"spec":{"containers":[{"name":"c","image":"i"}]}}`},
 	{"PUT", "pods/a", "json", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"b"},"spec":{"containers":[{"name":"c","image":"i"}]}}`},
 	{"PUT", "pods/a", "json", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a","resourceVersion":"1"},"spec":{"containers":[{"name":"c","image":"j"}]}}`},
@@ -324,8 +370,27 @@ func TestFastPathFuzz(t *testing.T) {
 		w.same(t, "PUT", "/api/v1/namespaces/default/pods/"+name+"/status", types[0], types[1], encodePod(t, second, types[0]))
 		w.same(t, "PATCH", "/api/v1/namespaces/default/pods/"+name+"?fieldManager=ssa&force=true", "application/apply-patch+yaml", types[0],
 			encodePod(t, second, runtime.ContentTypeJSON))
+		change := []byte(fmt.Sprintf(`{"metadata":{"labels":{"round":"%d"}},"spec":{"activeDeadlineSeconds":%d}}`, i, 1+i))
+		w.same(t, "PATCH", "/api/v1/namespaces/default/pods/"+name, "application/strategic-merge-patch+json", types[0], change)
+		status := fmt.Appendf(nil, `{"status":%s}`, encodeStatus(t, first))
+		w.same(t, "PATCH", "/api/v1/namespaces/default/pods/"+name+"/status", "application/strategic-merge-patch+json", types[1], status)
 		w.same(t, "GET", "/api/v1/namespaces/default/pods/"+name, "", types[1], nil)
+		// Made by applying, applied again without a change, and by another who agrees.
+		first.Name = fmt.Sprintf("a%d", i)
+		for _, who := range []string{"one", "one", "two&force=true"} {
+			w.same(t, "PATCH", "/api/v1/namespaces/default/pods/"+first.Name+"?fieldManager="+who, "application/apply-patch+yaml", types[0],
+				encodePod(t, first, runtime.ContentTypeJSON))
+		}
 	}
+}
+
+func encodeStatus(t *testing.T, p *corev1.Pod) []byte {
+	t.Helper()
+	data, err := json.Marshal(p.Status)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
 }
 
 func encodePod(t *testing.T, obj runtime.Object, mediaType string) []byte {

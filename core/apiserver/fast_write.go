@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -15,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/endpoints/handlers"
@@ -23,6 +23,7 @@ import (
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/apiserver/pkg/util/dryrun"
 	"k8s.io/apiserver/pkg/warning"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"keelson.dev/keelson/core/apiserver/internal/ownedfields"
 )
@@ -37,6 +38,11 @@ type fastWrites struct {
 	admit        admission.Interface
 	fields       *ownedfields.Converter
 	reset        []string // top-level fields that a creation resets; nil if that cannot be said so
+
+	// Of patches alone.
+	typer  *ownedfields.Converter
+	parts  *objectParts // nil if the handler has to do them
+	resets map[fieldpath.APIVersion]fieldpath.Filter
 }
 
 // fastWrite is one request.
@@ -65,6 +71,7 @@ func (f *fastWrites) update(to rest.Updater) http.HandlerFunc {
 func (f *fastWrites) patch(to rest.Patcher, types []string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		u := &fastUpdater{Updater: to, w: f.begin(r)}
+		u.patch = u.w.takePatch(r)
 		handlers.PatchResource(&fastPatcher{fastUpdater: u, Getter: to}, f.handlerScope, skipAdmission{}, types)(w, r)
 	}
 }
@@ -132,20 +139,15 @@ func (w *fastWrite) ownDirectly(obj runtime.Object, manager string) bool {
 		m.SetManagedFields(nil)
 		return true
 	}
-	now := metav1.NewTime(time.Now().UTC())
-	entry := metav1.ManagedFieldsEntry{
-		Manager: manager, Operation: metav1.ManagedFieldsOperationUpdate, APIVersion: w.scope.Kind.GroupVersion().String(), Time: &now,
-		FieldsType: "FieldsV1", FieldsV1: &metav1.FieldsV1{}, Subresource: w.scope.Subresource,
-	}
-	entry.FieldsV1.SetRawBytes(fields)
-	m.SetManagedFields([]metav1.ManagedFieldsEntry{entry})
+	w.setOwner(m, manager, metav1.ManagedFieldsOperationUpdate, fields)
 	return true
 }
 
 // fastUpdater updates with admission.
 type fastUpdater struct {
 	rest.Updater
-	w *fastWrite
+	w     *fastWrite
+	patch *fastPatch // nil if the handler has to make the new object
 }
 
 // fastPatcher is a fastUpdater that reads as well.
@@ -158,7 +160,8 @@ type fastPatcher struct {
 func (u *fastUpdater) Update(ctx context.Context, name string, info rest.UpdatedObjectInfo, createValidation rest.ValidateObjectFunc,
 	_ rest.ValidateObjectUpdateFunc, forceCreate bool, options *metav1.UpdateOptions,
 ) (runtime.Object, bool, error) {
-	w := u.w
+	w, patch := u.w, u.patch
+	u.patch = nil // the handler tries a second time with managed fields taken out, if the object is too large
 	user, _ := request.UserFrom(ctx)
 	namespace, dry := request.NamespaceValue(ctx), dryrun.IsDryRun(options.DryRun)
 	attrs := func(obj, old runtime.Object, op admission.Operation) admission.Attributes {
@@ -169,7 +172,7 @@ func (u *fastUpdater) Update(ctx context.Context, name string, info rest.Updated
 		return admission.NewAttributesRecord(obj, old, w.scope.Kind, namespace, name, w.scope.Resource, w.scope.Subresource, op, o, dry, user)
 	}
 	validateCreate := rest.AdmissionToValidateObjectFunc(w.admit, attrs(nil, nil, admission.Create), w.scope)
-	return u.Updater.Update(ctx, name, &fastUpdated{UpdatedObjectInfo: info, w: w, attrs: attrs},
+	return u.Updater.Update(ctx, name, &fastUpdated{UpdatedObjectInfo: info, w: w, patch: patch, name: name, options: options, attrs: attrs},
 		func(ctx context.Context, obj runtime.Object) error {
 			if createValidation != nil { // the handler's asks whether the user may create
 				if err := createValidation(ctx, obj); err != nil {
@@ -184,13 +187,16 @@ func (u *fastUpdater) Update(ctx context.Context, name string, info rest.Updated
 // fastUpdated is the handler's new object, admitted.
 type fastUpdated struct {
 	rest.UpdatedObjectInfo
-	w     *fastWrite
-	attrs func(obj, old runtime.Object, op admission.Operation) admission.Attributes
+	w       *fastWrite
+	patch   *fastPatch
+	name    string
+	options *metav1.UpdateOptions
+	attrs   func(obj, old runtime.Object, op admission.Operation) admission.Attributes
 }
 
 // UpdatedObject implements rest.UpdatedObjectInfo.
 func (u *fastUpdated) UpdatedObject(ctx context.Context, old runtime.Object) (runtime.Object, error) {
-	obj, err := u.UpdatedObjectInfo.UpdatedObject(ctx, old)
+	obj, err := u.make(ctx, old)
 	if err != nil {
 		return nil, err
 	}
@@ -203,6 +209,16 @@ func (u *fastUpdated) UpdatedObject(ctx context.Context, old runtime.Object) (ru
 		attrs = u.attrs(obj, nil, admission.Create)
 	}
 	return obj, u.w.mutate(ctx, attrs)
+}
+
+// make makes the new object, before admission.
+func (u *fastUpdated) make(ctx context.Context, old runtime.Object) (runtime.Object, error) {
+	if u.patch != nil {
+		if obj, ok := u.patch.patched(ctx, u.name, old, u.options); ok {
+			return obj, nil
+		}
+	}
+	return u.UpdatedObjectInfo.UpdatedObject(ctx, old)
 }
 
 // mutate calls mutating admission, and takes back what it did to managed fields
@@ -245,11 +261,13 @@ func sameEntries(a, b []metav1.ManagedFieldsEntry) bool {
 func dropDoubleOwners(ctx context.Context, m metav1.Object) {
 	var kept []metav1.OwnerReference
 	var double []string
+	seen := map[types.UID]bool{} // those of different owners need no comparison: thousands of them would take seconds
 	for _, ref := range m.GetOwnerReferences() {
-		if slices.ContainsFunc(kept, func(o metav1.OwnerReference) bool { return apiequality.Semantic.DeepEqual(o, ref) }) {
+		if seen[ref.UID] && slices.ContainsFunc(kept, func(o metav1.OwnerReference) bool { return apiequality.Semantic.DeepEqual(o, ref) }) {
 			double = append(double, string(ref.UID))
 			continue
 		}
+		seen[ref.UID] = true
 		kept = append(kept, ref)
 	}
 	if len(double) > 0 {
