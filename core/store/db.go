@@ -49,6 +49,7 @@ type DB struct {
 	rev      uint64 // last revision on disk
 	compact  uint64 // revision up to which history is compacted
 	storages []*Storage
+	woken    []*watcher // see wakeWatchers
 }
 
 // Open opens the directory, making it if it is missing, and verifies all that is in it. The error is ErrLocked,
@@ -280,6 +281,11 @@ func (db *DB) Close() error {
 	db.mu.Lock() // no watch begins after this
 	was := db.closed.Swap(true)
 	rev := db.rev
+	for _, s := range db.storages {
+		s.mu.Lock()
+		s.watchers.each((*watcher).wake) // whoever takes events sees that it is over
+		s.mu.Unlock()
+	}
 	db.mu.Unlock()
 	if was {
 		return nil

@@ -3,6 +3,11 @@ package store
 import (
 	"errors"
 	"fmt"
+	"net/http"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
 )
 
 // Errors to compare with errors.Is.
@@ -66,4 +71,32 @@ func (e *DamagedError) Is(target error) bool { return target == ErrDamaged }
 // damaged makes a DamagedError.
 func damaged(file string, err error, format string, args ...any) error {
 	return &DamagedError{File: file, Problem: fmt.Sprintf(format, args...), Err: err}
+}
+
+func (w *watcher) sendError(err error) {
+	if ev := w.failure(err); ev != nil {
+		w.send(*ev)
+	}
+}
+
+// failure makes the event of an error that ends the watch, nil if it ended anyway.
+func (w *watcher) failure(err error) *watch.Event {
+	var deleted *corruptDeletedError
+	switch {
+	case w.ctx.Err() != nil || errors.Is(err, ErrClosed):
+		return nil
+	case errors.Is(err, errCompacted):
+		err = apierrors.NewResourceExpired(msgWatchExpired)
+	case errors.As(err, &deleted):
+		err = &apierrors.StatusError{ErrStatus: metav1.Status{
+			Status: metav1.StatusFailure, Code: http.StatusInternalServerError,
+			Reason: metav1.StatusReasonStoreReadError, Message: deleted.Error(),
+		}}
+	}
+	var status apierrors.APIStatus
+	if !errors.As(err, &status) {
+		status = apierrors.NewInternalError(err)
+	}
+	object := status.Status()
+	return &watch.Event{Type: watch.Error, Object: &object}
 }

@@ -2,17 +2,14 @@ package store
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net/http"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/apiserver/pkg/features"
 	"k8s.io/apiserver/pkg/storage"
@@ -72,12 +69,13 @@ func (s *Storage) Watch(ctx context.Context, key string, opts storage.ListOption
 		w.nextMark = time.Now().Add(jitter(s.db.opts.BookmarkInterval))
 		w.deadline, _ = ctx.Deadline()
 	}
-	if err := s.register(w, rev, opts); err != nil {
+	served, err := s.register(w, rev, opts)
+	if err != nil {
 		w.cancel()
 		return nil, err
 	}
 	utilflowcontrol.WatchInitialized(ctx)
-	return w, nil
+	return served, nil
 }
 
 // jitter spreads the bookmarks of many watches.
@@ -86,7 +84,7 @@ func jitter(d time.Duration) time.Duration {
 }
 
 // register fixes what the watcher gets from history and enters it for what comes, in one step: publish holds db.mu.
-func (s *Storage) register(w *watcher, rev uint64, opts storage.ListOptions) error {
+func (s *Storage) register(w *watcher, rev uint64, opts storage.ListOptions) (watch.Interface, error) {
 	watchList := utilfeature.DefaultFeatureGate.Enabled(features.WatchList)
 	initial := opts.SendInitialEvents == nil && rev == 0 // how it was before there was the option
 	endMark := false
@@ -98,7 +96,7 @@ func (s *Storage) register(w *watcher, rev uint64, opts storage.ListOptions) err
 	db.mu.RLock()
 	defer db.mu.RUnlock()
 	if db.closed.Load() {
-		return ErrClosed
+		return nil, ErrClosed
 	}
 	switch {
 	case initial && rev > db.rev:
@@ -119,8 +117,7 @@ func (s *Storage) register(w *watcher, rev uint64, opts storage.ListOptions) err
 	s.mu.Lock()
 	s.watchers.add(w)
 	s.mu.Unlock()
-	db.wg.Go(w.run) // ended by w.ctx, Close or its own fault
-	return nil
+	return w.serve(), nil
 }
 
 // present returns what exists as events. The caller holds db.mu.
@@ -173,7 +170,8 @@ func (w *watcher) entries(f func(*entry)) {
 	x.ascend(w.key, "", func(e *entry) bool { f(e); return true })
 }
 
-// publish queues the event of a change for all watchers it concerns. The caller holds db.mu.
+// publish queues the event of a change for all watchers it concerns; wakeWatchers has them look. The caller holds
+// db.mu.
 func (db *DB) publish(c *pending) {
 	for _, s := range db.storages {
 		if !strings.HasPrefix(c.record.key, s.prefix) {
@@ -188,8 +186,8 @@ func (db *DB) publish(c *pending) {
 		values.known = values.known && s == c.op.storage // another storage may sort by another field
 		s.byTrigger.note(&c.record, values)
 		s.watchers.concerned(values, func(w *watcher) {
-			if w.recursive && strings.HasPrefix(ev.key, w.key) || w.key == ev.key {
-				w.enqueue(ev)
+			if (w.recursive && strings.HasPrefix(ev.key, w.key) || w.key == ev.key) && w.enqueue(ev) {
+				db.woken = append(db.woken, w)
 			}
 		})
 		s.mu.Unlock()
@@ -199,24 +197,35 @@ func (db *DB) publish(c *pending) {
 	}
 }
 
-// enqueue never waits: a watcher that has fallen too far behind is cut off.
-func (w *watcher) enqueue(ev *event) {
+// wakeWatchers wakes those who got events since it was last called. One that is woken by the first event of a group
+// would often miss the others, and have to be woken again. The caller holds db.mu.
+func (db *DB) wakeWatchers() {
+	for _, w := range db.woken {
+		w.wake()
+	}
+	clear(db.woken)
+	if db.woken = db.woken[:0]; cap(db.woken) > 1<<16 {
+		db.woken = nil
+	}
+}
+
+// enqueue never waits: a watcher that has fallen too far behind is cut off. It tells whether the watcher has to be
+// woken; who was and has not looked yet sees this event as well.
+func (w *watcher) enqueue(ev *event) bool {
 	if ev.rev <= w.after && ev.kind != eventBookmark {
-		return
+		return false
 	}
 	w.mu.Lock()
-	if !w.cut {
-		if len(w.queue) >= w.s.db.opts.WatchQueue {
-			w.cut, w.queue = true, nil
-		} else {
-			w.queue = append(w.queue, ev)
-		}
+	defer w.mu.Unlock()
+	if w.cut {
+		return false
 	}
-	w.mu.Unlock()
-	select {
-	case w.signal <- struct{}{}:
-	default:
+	if len(w.queue) >= w.s.db.opts.WatchQueue {
+		w.cut, w.queue = true, nil
+		return true
 	}
+	w.queue = append(w.queue, ev)
+	return len(w.queue) == 1
 }
 
 // mark queues a bookmark if one is due. The caller holds db.mu, so all events up to rev are queued.
@@ -232,8 +241,8 @@ func (w *watcher) mark(now time.Time, rev uint64, force bool) {
 		w.lastMark = max(w.lastMark, rev)
 	}
 	w.mu.Unlock()
-	if due {
-		w.enqueue(&event{s: w.s, kind: eventBookmark, rev: rev})
+	if due && w.enqueue(&event{s: w.s, kind: eventBookmark, rev: rev}) {
+		w.wake()
 	}
 }
 
@@ -256,9 +265,7 @@ func (w *watcher) ResultChan() <-chan watch.Event { return w.result }
 func (w *watcher) run() {
 	defer close(w.result)
 	defer func() {
-		w.s.mu.Lock()
-		w.s.watchers.remove(w)
-		w.s.mu.Unlock()
+		w.leave()
 		w.cancel()
 	}()
 	if w.fault != nil {
@@ -286,7 +293,7 @@ func (w *watcher) run() {
 		cut := w.cut
 		w.mu.Unlock()
 		if cut {
-			w.s.db.log.Warn("Cut off a slow watch", "resource", w.s.resource.String(), "key", w.key, "limit", w.s.db.opts.WatchQueue)
+			w.logCut()
 			return
 		}
 	}
@@ -321,25 +328,8 @@ func (w *watcher) send(ev watch.Event) bool {
 	}
 }
 
-func (w *watcher) sendError(err error) {
-	var deleted *corruptDeletedError
-	switch {
-	case w.ctx.Err() != nil || errors.Is(err, ErrClosed):
-		return
-	case errors.Is(err, errCompacted):
-		err = apierrors.NewResourceExpired(msgWatchExpired)
-	case errors.As(err, &deleted):
-		err = &apierrors.StatusError{ErrStatus: metav1.Status{
-			Status: metav1.StatusFailure, Code: http.StatusInternalServerError,
-			Reason: metav1.StatusReasonStoreReadError, Message: deleted.Error(),
-		}}
-	}
-	var status apierrors.APIStatus
-	if !errors.As(err, &status) {
-		status = apierrors.NewInternalError(err)
-	}
-	object := status.Status()
-	w.send(watch.Event{Type: watch.Error, Object: &object})
+func (w *watcher) logCut() {
+	w.s.db.log.Warn("Cut off a slow watch", "resource", w.s.resource.String(), "key", w.key, "limit", w.s.db.opts.WatchQueue)
 }
 
 // convert makes the event that the watcher is to see, nil if it is to see nothing.

@@ -369,6 +369,7 @@ func (g *group) apply() {
 		db.index.apply(&c.record, c.sum)
 		db.publish(c)
 	}
+	db.wakeWatchers()
 	for _, o := range g.compact {
 		for _, d := range o.garbage {
 			db.index.drop(d.key, d.rev)
