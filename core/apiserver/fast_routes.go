@@ -111,10 +111,10 @@ func (b *fastBuilder) add(g *genericapiserver.APIGroupInfo, gv schema.GroupVersi
 	}
 	if lister, ok := st.(rest.Lister); ok && main {
 		watcher, _ := st.(rest.Watcher)
-		list := handlers.ListResource(lister, watcher, scope, false, time.Duration(b.config.MinRequestTimeout)*time.Second)
-		b.route("list", "LIST", scope, list)
+		timeout := time.Duration(b.config.MinRequestTimeout) * time.Second
+		b.route("list", "LIST", scope, handlers.ListResource(lister, watcher, scope, false, timeout))
 		if watcher != nil {
-			b.route("watch", "LIST", scope, joinSmallWrites(list))
+			b.route("watch", "LIST", scope, watchHandler(lister, watcher, scope, timeout))
 		}
 	}
 	if creater, ok := st.(rest.Creater); ok && main {

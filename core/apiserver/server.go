@@ -112,7 +112,7 @@ func (s *Server) assemble(lifetime context.Context) error {
 	}
 	s.serving = serving
 	gc := genericapiserver.NewConfig(registry.Codecs)
-	gc.SecureServing = &genericapiserver.SecureServingInfo{Listener: s.listener, Cert: serving}
+	gc.SecureServing = &genericapiserver.SecureServingInfo{Listener: joinListener{s.listener}, Cert: serving}
 	if err := s.config.Options.Serving.apply(gc.SecureServing); err != nil {
 		return err
 	}
