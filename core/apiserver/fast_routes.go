@@ -107,7 +107,7 @@ func (b *fastBuilder) add(g *genericapiserver.APIGroupInfo, gv schema.GroupVersi
 
 	main := scope.Subresource == ""
 	if getter, ok := st.(rest.Getter); ok {
-		b.route("get", http.MethodGet, scope, handlers.GetResource(getter, scope))
+		b.route("get", http.MethodGet, scope, getHandler(getter, scope, b.config.AuditBackend != nil))
 	}
 	if lister, ok := st.(rest.Lister); ok && main {
 		watcher, _ := st.(rest.Watcher)

@@ -38,7 +38,8 @@ func joinedPair(t *testing.T) (server *joinedConn, client net.Conn) {
 func TestJoinedConnOrder(t *testing.T) {
 	server, client := joinedPair(t)
 	var want bytes.Buffer
-	go func() {
+	var wg sync.WaitGroup
+	wg.Go(func() {
 		for i := range 3000 {
 			p := bytes.Repeat([]byte{byte(i)}, i%700+1)
 			want.Write(p)
@@ -51,8 +52,9 @@ func TestJoinedConnOrder(t *testing.T) {
 		if err := server.Close(); err != nil {
 			t.Error(err)
 		}
-	}()
+	})
 	got, err := io.ReadAll(client)
+	wg.Wait()
 	if err != nil || !bytes.Equal(got, want.Bytes()) {
 		t.Errorf("got %d bytes, %v, want %d, the same", len(got), err, want.Len())
 	}

@@ -192,7 +192,7 @@ func (db *DB) latest(key string) (v version, found bool, rev uint64) {
 }
 
 // Get implements storage.Interface.
-func (s *Storage) Get(_ context.Context, key string, opts storage.GetOptions, out runtime.Object) error {
+func (s *Storage) Get(ctx context.Context, key string, opts storage.GetOptions, out runtime.Object) error {
 	key, err := s.prepareKey(key, false)
 	if err != nil {
 		return err
@@ -208,7 +208,7 @@ func (s *Storage) Get(_ context.Context, key string, opts storage.GetOptions, ou
 			}
 			return storage.NewKeyNotFoundError(key, 0)
 		}
-		err := s.getInto(key, v.rev, out)
+		err := s.getInto(ctx, key, v.rev, out)
 		if !errors.Is(err, errCompacted) {
 			return err
 		}
@@ -219,9 +219,9 @@ func (s *Storage) Get(_ context.Context, key string, opts storage.GetOptions, ou
 	}
 }
 
-func (s *Storage) getInto(key string, rev uint64, out runtime.Object) error {
+func (s *Storage) getInto(ctx context.Context, key string, rev uint64, out runtime.Object) error {
 	if obj := s.db.cache.get(s, rev); obj != nil && reflect.TypeOf(obj) == reflect.TypeOf(out) {
-		return copyInto(obj, out)
+		return handOut(ctx, obj, out)
 	}
 	value, err := s.readStored(key, rev)
 	if err != nil {
