@@ -43,6 +43,8 @@ type DB struct {
 	reserved uint64 // last revision that is noted on disk as given; owned by the writer
 	batch    *batch
 	wal      *wal
+	shrinker shrinker
+	stats    stats
 
 	mu       sync.RWMutex // guards all below; only the writer changes rev, compact and the index's tree, so it reads them unlocked
 	index    *index
@@ -307,7 +309,12 @@ func (db *DB) closeFiles() error {
 			db.log.Warn("Closed store as it is, the disk is full", "dir", db.opts.Dir, "free", free)
 		} else {
 			db.guard.leave()
-			errs = append(errs, db.guard.run(guardGrace, db.badger.Close))
+			errs = append(errs, db.guard.run(guardGrace, func() error {
+				if db.shrinker.running != nil {
+					<-db.shrinker.running
+				}
+				return db.badger.Close()
+			}))
 		}
 	}
 	if db.head != nil {

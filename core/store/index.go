@@ -56,6 +56,15 @@ type index struct {
 	tree    *btree.BTree[*entry]
 	garbage []garbage // in order of at
 	expiry  expiryHeap
+	stale   int   // length at which the heap is rid of versions that are not current any more
+	bytes   int64 // of the records on disk, estimated from above
+}
+
+// deletionBytes is what the deletion of an entry takes on disk, recordBytes what a record does.
+const deletionBytes = 32
+
+func recordBytes(key string, size int) int {
+	return 64 + len(key) + size + deletionBytes*pieceCount(size)
 }
 
 func newIndex() *index {
@@ -78,12 +87,30 @@ func (x *index) apply(r *record, sum uint32) {
 		x.garbage = append(x.garbage, garbage{at: r.rev, rev: e.versions[n-1].rev, key: r.key})
 	}
 	e.versions = append(e.versions, v)
+	x.bytes += int64(recordBytes(r.key, len(r.value)))
 	if v.dead {
 		x.garbage = append(x.garbage, garbage{at: r.rev, rev: r.rev, key: r.key})
 	}
 	if v.expires != 0 && !v.dead {
 		heap.Push(&x.expiry, expiring{at: v.expires, rev: v.rev, key: r.key})
+		if len(x.expiry) > max(x.stale, minStale) {
+			x.expire()
+		}
 	}
+}
+
+// minStale is the length of the expiry heap below which it is not cleaned.
+const minStale = 1024
+
+// expire forgets the ends of versions that are not current any more: an event that is counted up all the time has an end
+// an hour ahead each time.
+func (x *index) expire() {
+	x.expiry = slices.DeleteFunc(x.expiry, func(e expiring) bool {
+		cur := x.get(e.key)
+		return cur == nil || cur.latest() == nil || cur.latest().rev != e.rev
+	})
+	heap.Init(&x.expiry)
+	x.stale = 2 * len(x.expiry)
 }
 
 // drop forgets one version.
@@ -92,7 +119,12 @@ func (x *index) drop(key string, rev uint64) {
 	if e == nil {
 		return
 	}
-	e.versions = slices.DeleteFunc(e.versions, func(v version) bool { return v.rev == rev })
+	e.versions = slices.DeleteFunc(e.versions, func(v version) bool {
+		if v.rev == rev {
+			x.bytes -= int64(recordBytes(key, int(v.size)))
+		}
+		return v.rev == rev
+	})
 	if len(e.versions) == 0 {
 		x.tree.Delete(e)
 	}

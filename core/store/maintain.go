@@ -58,6 +58,7 @@ func (db *DB) maintain() {
 			expiry.Reset(db.untilExpiry())
 		case now := <-compact.C:
 			moments = db.compactOld(moments, now)
+			db.shrink(now)
 		case <-flush.C:
 			if err := db.flush(); err != nil && !errors.Is(err, ErrClosed) && db.ctx.Err() == nil {
 				db.log.Warn("Batched updates were not put on disk", "err", err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/dgraph-io/badger/v4"
 )
@@ -15,6 +16,7 @@ const (
 	opDelete                // delete the key if it is at revision expect
 	opCompact               // drop garbage and raise the compact revision to expect
 	opFlush                 // put batched updates on disk
+	opFill                  // fill the write-ahead log up
 )
 
 // op is one request to the writer. The writer owns it until done is closed; the fields below done are its answer.
@@ -160,6 +162,7 @@ type group struct {
 	compact []*op
 	saved   []*record // batched updates of earlier groups that this one puts on disk
 	wrote   bool      // something was added to txn
+	bytes   int       // of it
 	final   bool      // the last group before the DB closes
 	full    error     // not nil: objects may be deleted, but not written
 	stuck   error     // not nil: nothing may be written
@@ -219,6 +222,8 @@ func (g *group) build(ops []*op) error {
 			if o.err = g.stuck; o.err == nil {
 				err = g.addCompact(o)
 			}
+		case opFill:
+			err = g.addFill(o)
 		case opFlush:
 			g.final = g.final || o.final
 			err = g.addFlush()
@@ -280,6 +285,7 @@ func (g *group) write(r *record) (uint32, error) {
 	if err := g.txn.Set(recordKey(r.rev), data); err != nil {
 		return 0, err
 	}
+	g.bytes += recordBytes(r.key, len(r.value))
 	for i, p := range pieces {
 		if err := g.txn.Set(pieceKey(r.rev, i), p); err != nil {
 			return 0, err
@@ -325,6 +331,7 @@ func (g *group) addCompact(o *op) error {
 			}
 		}
 		g.state.remove(d.rev, v.sum)
+		g.bytes += deletionBytes * (1 + pieceCount(int(v.size)))
 	}
 	g.state.compact = max(g.state.compact, o.expect)
 	g.compact = append(g.compact, o)
@@ -344,9 +351,11 @@ func (g *group) sync() error {
 	if err != nil {
 		return fmt.Errorf("write counters: %w", err)
 	}
+	start := time.Now()
 	if err = g.txn.Commit(); err == nil {
 		err = g.db.head.write(g.state.last)
 	}
+	g.db.stats.commit(len(g.changes), g.bytes, time.Since(start))
 	g.db.reserved = counters.last
 	if err != nil {
 		err = fmt.Errorf("commit to store %s: %w", g.db.opts.Dir, err)
