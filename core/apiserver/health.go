@@ -19,6 +19,12 @@ func (s *Server) addStoreChecks(gc *genericapiserver.Config) {
 	checker, ok := s.config.DB.(healthChecker)
 	if !ok {
 		gc.AddHealthChecks(s.storeCheck("store"), s.storeCheck("etcd")) // the latter for who asks as upstream is asked
+		if disk, ok := s.config.DB.(interface{ SlowDisk() error }); ok {
+			// A new start would not make the disk faster, so this is no part of /livez.
+			check := healthz.NamedCheck("store-disk", func(*http.Request) error { return disk.SlowDisk() })
+			gc.AddHealthzChecks(check)
+			gc.AddReadyzChecks(check)
+		}
 		return
 	}
 	health, ready := checker.HealthChecks()

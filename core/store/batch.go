@@ -91,6 +91,13 @@ func (b *batch) empty() bool {
 	return len(b.current) == 0
 }
 
+// size is how many bytes it holds.
+func (b *batch) size() int {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	return b.bytes
+}
+
 // full says that it holds as much as it may.
 func (b *batch) full() bool {
 	b.mu.RLock()

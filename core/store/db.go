@@ -87,6 +87,7 @@ func Open(ctx context.Context, o Options) (_ *DB, err error) {
 	}
 	db.log.Info("Opened store", "dir", o.Dir, "revision", db.rev, "compactRevision", db.compact, "records", db.state.count, "took", time.Since(start))
 	db.ctx, db.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	db.observe()
 	db.wg.Add(2) // both end when db.ctx does
 	go func() { defer db.wg.Done(); db.write() }()
 	go func() { defer db.wg.Done(); db.maintain() }()
@@ -292,6 +293,7 @@ func (db *DB) Close() error {
 	if was {
 		return nil
 	}
+	db.forget() // its metrics look at Badger
 	db.cancel()
 	db.wg.Wait()
 	db.reading.Lock()

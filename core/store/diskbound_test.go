@@ -4,33 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
-
-// diskBytes are the blocks that a directory's files have.
-func diskBytes(t *testing.T, dir string) int64 {
-	t.Helper()
-	var blocks int64
-	err := filepath.WalkDir(dir, func(path string, _ os.DirEntry, _ error) error {
-		var st unix.Stat_t
-		if unix.Stat(path, &st) == nil { // tables come and go meanwhile
-			blocks += st.Blocks
-		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return blocks * 512
-}
 
 // diskBound is what docs/store.md promises once writes have calmed down: tables of twice the live data and the slack, and
 // four write-ahead logs with their blocks.
@@ -126,7 +105,7 @@ func TestDiskBound(t *testing.T) {
 	s.db = openTest(t, o)
 	var peak, peakLive int64
 	s.run(minutes, func(int) {
-		peak, peakLive = max(peak, diskBytes(t, s.db.opts.Dir)), max(peakLive, s.db.liveBytes())
+		peak, peakLive = max(peak, blockBytes(s.db.opts.Dir)), max(peakLive, s.db.liveBytes())
 	})
 	writtenTables := int64(s.db.stats.bytes.Load())
 	t.Logf("written %d MiB, of it to disk %d MiB; live at most %d MiB, now %d MiB; on disk at most %d MiB",
@@ -140,9 +119,9 @@ func TestDiskBound(t *testing.T) {
 		defer s.db.mu.RUnlock()
 		return len(s.db.index.expiry) == 0 && len(s.db.index.garbage) == 0 && s.db.index.tree.Len() <= s.leases+s.pods
 	})
-	waitFor(t, "the disk holds little more than the live data", func() bool { return diskBytes(t, s.db.opts.Dir) <= diskBound(s.db) })
+	waitFor(t, "the disk holds little more than the live data", func() bool { return blockBytes(s.db.opts.Dir) <= diskBound(s.db) })
 	t.Logf("at rest %d KiB on disk for %d KiB live, after %d compactions of all tables",
-		diskBytes(t, s.db.opts.Dir)>>10, s.db.liveBytes()>>10, s.db.stats.shrinkings.Load())
+		blockBytes(s.db.opts.Dir)>>10, s.db.liveBytes()>>10, s.db.stats.shrinkings.Load())
 	s.checkIndex()
 }
 
@@ -156,7 +135,7 @@ func TestShrink(t *testing.T) {
 	for i := range n {
 		put(t, db, key(i), key(i)+strings.Repeat("x", size))
 	}
-	full := diskBytes(t, db.opts.Dir)
+	full := blockBytes(db.opts.Dir)
 	if full < n*size {
 		t.Fatalf("%d bytes on disk, want at least %d", full, n*size)
 	}
@@ -170,8 +149,8 @@ func TestShrink(t *testing.T) {
 		defer db.mu.RUnlock()
 		return db.index.tree.Len() == n/30
 	})
-	waitFor(t, "the disk holds little more than the live data", func() bool { return diskBytes(t, db.opts.Dir) <= diskBound(db) })
-	t.Logf("%d KiB on disk, then %d KiB for %d KiB live", full>>10, diskBytes(t, db.opts.Dir)>>10, db.liveBytes()>>10)
+	waitFor(t, "the disk holds little more than the live data", func() bool { return blockBytes(db.opts.Dir) <= diskBound(db) })
+	t.Logf("%d KiB on disk, then %d KiB for %d KiB live", full>>10, blockBytes(db.opts.Dir)>>10, db.liveBytes()>>10)
 	if err := db.Close(); err != nil { // it waits for a shrinking
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/dgraph-io/badger/v4"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -16,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/features"
 	"k8s.io/apiserver/pkg/storage"
+	etcdmetrics "k8s.io/apiserver/pkg/storage/etcd3/metrics"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 )
 
@@ -62,11 +64,12 @@ type list struct {
 }
 
 // GetList implements storage.Interface. Items share memory with the cache below their top level.
-func (s *Storage) GetList(ctx context.Context, key string, opts storage.ListOptions, listObj runtime.Object) error {
+func (s *Storage) GetList(ctx context.Context, key string, opts storage.ListOptions, listObj runtime.Object) (err error) {
 	prefix, err := s.prepareKey(key, opts.Recursive)
 	if err != nil {
 		return err
 	}
+	defer func(start time.Time) { etcdmetrics.RecordEtcdRequest("list", s.resource, err, start) }(time.Now())
 	l := &list{s: s, opts: opts, prefix: prefix, errs: listErrors{aggregate: s.aggregate}}
 	if err := l.target(listObj); err != nil {
 		return err

@@ -64,7 +64,10 @@ func (db *DB) maintain() {
 				db.log.Warn("Batched updates were not put on disk", "err", err)
 			}
 		case <-valueLog.C:
-			if err := db.badger.RunValueLogGC(0.5); err != nil && !errors.Is(err, badger.ErrNoRewrite) && !errors.Is(err, badger.ErrRejected) {
+			switch err := db.badger.RunValueLogGC(0.5); {
+			case err == nil:
+				valueLogTotal.Inc()
+			case !errors.Is(err, badger.ErrNoRewrite) && !errors.Is(err, badger.ErrRejected):
 				db.log.Warn("Value log was not collected", "err", err)
 			}
 		}

@@ -118,6 +118,7 @@ func (db *DB) shrinkNow(ctx context.Context) error {
 
 func (db *DB) flatten() error {
 	db.stats.shrinkings.Add(1)
+	shrinkingsTotal.Inc()
 	if err := db.badger.Flatten(1); err != nil {
 		return fmt.Errorf("compact all tables: %w", err)
 	}

@@ -280,7 +280,7 @@ func (s *Storage) Create(ctx context.Context, key string, obj, out runtime.Objec
 	}
 	o.trigger.is, o.trigger.known = s.triggerValue(obj)
 	o.trigger.was = o.trigger.is
-	err = s.db.submit(ctx, o)
+	err = s.write(ctx, "create", o)
 	if errors.Is(err, errConflict) {
 		return storage.NewKeyExistsError(key, 0)
 	}

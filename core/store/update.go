@@ -176,7 +176,7 @@ func (s *Storage) Delete(ctx context.Context, key string, out runtime.Object, pr
 		if st.rev == 0 {
 			err = errConflict // a suggestion without a revision
 		} else {
-			err = s.db.submit(ctx, o)
+			err = s.write(ctx, "delete", o)
 		}
 		if errors.Is(err, errConflict) {
 			if st, err = r.read(); err != nil {
@@ -236,7 +236,7 @@ func (s *Storage) GuaranteedUpdate(ctx context.Context, key string, out runtime.
 			return err
 		}
 		o.trigger = st.trigger
-		err = s.db.submit(ctx, o)
+		err = s.write(ctx, "update", o)
 		if err == nil {
 			return s.setOut(o.event, data, out)
 		}

@@ -163,6 +163,7 @@ type group struct {
 	saved   []*record // batched updates of earlier groups that this one puts on disk
 	wrote   bool      // something was added to txn
 	bytes   int       // of it
+	dropped int       // versions that compaction drops
 	final   bool      // the last group before the DB closes
 	full    error     // not nil: objects may be deleted, but not written
 	stuck   error     // not nil: nothing may be written
@@ -331,6 +332,7 @@ func (g *group) addCompact(o *op) error {
 			}
 		}
 		g.state.remove(d.rev, v.sum)
+		g.dropped++
 		g.bytes += deletionBytes * (1 + pieceCount(int(v.size)))
 	}
 	g.state.compact = max(g.state.compact, o.expect)
@@ -352,10 +354,11 @@ func (g *group) sync() error {
 		return fmt.Errorf("write counters: %w", err)
 	}
 	start := time.Now()
+	g.db.stats.begin(start)
 	if err = g.txn.Commit(); err == nil {
 		err = g.db.head.write(g.state.last)
 	}
-	g.db.stats.commit(len(g.changes), g.bytes, time.Since(start))
+	g.db.stats.end(len(g.changes), g.bytes, g.dropped, time.Since(start), err)
 	g.db.reserved = counters.last
 	if err != nil {
 		err = fmt.Errorf("commit to store %s: %w", g.db.opts.Dir, err)
