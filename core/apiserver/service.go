@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -20,12 +21,11 @@ const serviceName = "kubernetes"
 // ensureService writes that service, its Endpoints and its EndpointSlice, or
 // puts them right.
 func (s *Server) ensureService(ctx context.Context) error {
+	var g errgroup.Group // at once, for the store to commit them together
 	for _, f := range []func(context.Context) error{s.ensureServiceObject, s.ensureEndpoints, s.ensureSlice} {
-		if err := f(ctx); err != nil {
-			return err
-		}
+		g.Go(func() error { return f(ctx) })
 	}
-	return nil
+	return g.Wait()
 }
 
 func (s *Server) port() int32 {

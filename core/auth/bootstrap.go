@@ -19,8 +19,9 @@ import (
 )
 
 // bootstrapParallel is how many objects are written at once; the store commits
-// them together.
-const bootstrapParallel = 16
+// them together, with one sync, and on a slow disk the syncs are most of a first
+// start.
+const bootstrapParallel = 48
 
 // Bootstrap writes the default roles and bindings that are missing, and adds to
 // those that have lost a rule or subject. What an administrator added stays, and
