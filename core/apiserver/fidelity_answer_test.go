@@ -137,7 +137,9 @@ func flatten(object map[string]any) map[string]string {
 		delete(flat, "metadata/name")
 	}
 	for k := range flat {
-		for _, prefix := range []string{"metadata/uid", "metadata/creationTimestamp", "metadata/resourceVersion", "metadata/managedFields"} {
+		for _, prefix := range []string{"metadata/uid", "metadata/creationTimestamp", "metadata/resourceVersion", "metadata/managedFields",
+			"spec/uid", "spec/extra/authentication.kubernetes.io"} { // of who asks for a certificate
+
 			if strings.HasPrefix(k, prefix) {
 				delete(flat, k)
 			}

@@ -43,6 +43,8 @@ type updates struct {
 	Name string
 	// From makes the object of the base, Status is then written to its status.
 	From, Status map[string]any
+	// Approval is written through the subresource approval before.
+	Approval map[string]any
 	// Sub is the subresource to update, empty for the object itself.
 	Sub   string
 	Cases map[string]map[string]any
@@ -157,6 +159,10 @@ func (s *fidelityServer) runUpdates(t *testing.T, c *corpus, u updates, path, pr
 	}()
 	if made.code != http.StatusCreated {
 		return
+	}
+	if u.Approval != nil {
+		made = s.send(t, http.MethodPut, one+"/approval", withChanges(t, made.raw, u.Approval))
+		all[prefix+"0 approval"] = made.text(made.object)
 	}
 	if u.Status != nil {
 		r := s.send(t, http.MethodPut, one+"/status", withChanges(t, made.raw, u.Status))

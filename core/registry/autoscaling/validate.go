@@ -4,8 +4,8 @@ import (
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	apiresource "k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/api/validate/content"
-	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
@@ -103,6 +103,10 @@ func validateMetric(m *autoscalingv2.MetricSpec, at *field.Path) field.ErrorList
 		given[autoscalingv2.ContainerResourceMetricSourceType] = true
 		if r.Container == "" {
 			errs = append(errs, field.Required(at.Child("containerResource", "container"), "must specify a container"))
+		} else {
+			for _, msg := range validation.IsDNS1123Label(r.Container) {
+				errs = append(errs, field.Invalid(at.Child("containerResource", "container"), r.Container, msg))
+			}
 		}
 		errs = append(errs, validateResourceMetric(string(r.Name), &r.Target, at.Child("containerResource"))...)
 	}
@@ -110,7 +114,8 @@ func validateMetric(m *autoscalingv2.MetricSpec, at *field.Path) field.ErrorList
 		autoscalingv2.ObjectMetricSourceType: "object", autoscalingv2.ExternalMetricSourceType: "external", autoscalingv2.PodsMetricSourceType: "pods",
 		autoscalingv2.ResourceMetricSourceType: "resource", autoscalingv2.ContainerResourceMetricSourceType: "containerResource"}
 	if child[m.Type] == "" {
-		return append(errs, field.NotSupported(at.Child("type"), m.Type, metricTypes))
+		fault := field.NotSupported(at.Child("type"), m.Type, metricTypes)
+		return append(errs, fault, fault) // upstream says it twice
 	}
 	if !given[m.Type] {
 		errs = append(errs, field.Required(at.Child(child[m.Type]), "must populate information for the given metric source"))
@@ -169,7 +174,7 @@ func validateIdentifier(m *autoscalingv2.MetricIdentifier, at *field.Path) field
 			errs = append(errs, field.Invalid(at.Child("name"), m.Name, msg))
 		}
 	}
-	return append(errs, metav1validation.ValidateLabelSelector(m.Selector, metav1validation.LabelSelectorValidationOptions{}, at.Child("selector"))...)
+	return errs
 }
 
 func validateTarget(t *autoscalingv2.MetricTarget, at *field.Path) field.ErrorList {

@@ -109,10 +109,20 @@ func validateSigner(name string, at *field.Path) field.ErrorList {
 	if !ok || strings.Contains(path, "/") {
 		return field.ErrorList{field.Invalid(at, name, "must be a fully qualified domain and path of the form 'example.com/signer-name'")}
 	}
-	errs := validation.IsFullyQualifiedDomainName(at, domain)
-	for _, msg := range validation.IsDNS1123Subdomain(path) {
-		errs = append(errs, field.Invalid(at, path, msg))
+	var errs field.ErrorList
+	labels := strings.Split(domain, ".")
+	if len(labels) < 2 {
+		errs = append(errs, field.Invalid(at, domain, "should be a domain with at least two segments separated by dots"))
 	}
+	check := func(parts []string, value string, judge func(string) []string) {
+		for _, part := range parts {
+			for _, msg := range judge(part) {
+				errs = append(errs, field.Invalid(at, value, fmt.Sprintf("validating label %q: %s", part, msg)))
+			}
+		}
+	}
+	check(labels, domain, validation.IsDNS1123Label)
+	check(strings.Split(path, "."), path, validation.IsDNS1123Subdomain)
 	const maxName = 571 // of the forms namespace.name in a path, as the API says
 	if len(name) > maxName {
 		errs = append(errs, field.TooLong(at, "", maxName))

@@ -21,6 +21,12 @@ var ingresses = &resource.Definition[*networkingv1.Ingress]{
 	NewList: func() runtime.Object { return &networkingv1.IngressList{} },
 	Spec:    func(i *networkingv1.Ingress) any { return &i.Spec },
 	Status:  func(i *networkingv1.Ingress) any { return &i.Status },
+	Warnings: func(i *networkingv1.Ingress) []string {
+		if _, given := i.Annotations[annotationIngressClass]; given && i.ResourceVersion == "" {
+			return []string{fmt.Sprintf("annotation %q is deprecated, please use 'spec.ingressClassName' instead", annotationIngressClass)}
+		}
+		return nil
+	},
 	Validate: func(in *networkingv1.Ingress) field.ErrorList {
 		errs := validateIngress(&in.Spec)
 		if class, ok := in.Annotations[annotationIngressClass]; ok && in.Spec.IngressClassName != nil && *in.Spec.IngressClassName != class {

@@ -56,10 +56,12 @@ var priorityClasses = &resource.Definition[*schedulingv1.PriorityClass]{
 		var errs field.ErrorList
 		if strings.HasPrefix(p.Name, SystemPrefix) {
 			errs = validateSystem(p)
-		} else if p.Value > HighestUserPriority {
+		} else if p.ResourceVersion == "" && p.Value > HighestUserPriority {
 			errs = append(errs, field.Forbidden(field.NewPath("value"), fmt.Sprintf("maximum allowed value of a user defined priority is %v", HighestUserPriority)))
 		}
-		if policy := p.PreemptionPolicy; policy != nil && *policy != corev1.PreemptLowerPriority && *policy != corev1.PreemptNever {
+		if policy := p.PreemptionPolicy; policy != nil && *policy == "" {
+			errs = append(errs, field.Required(field.NewPath("preemptionPolicy"), ""))
+		} else if policy != nil && *policy != corev1.PreemptLowerPriority && *policy != corev1.PreemptNever {
 			errs = append(errs, field.NotSupported(field.NewPath("preemptionPolicy"), *policy,
 				[]corev1.PreemptionPolicy{corev1.PreemptLowerPriority, corev1.PreemptNever}))
 		}

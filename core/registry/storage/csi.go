@@ -52,7 +52,7 @@ var csiDrivers = &resource.Definition[*storagev1.CSIDriver]{
 			apivalidation.ValidateImmutableField(d.Spec.VolumeLifecycleModes, old.Spec.VolumeLifecycleModes, field.NewPath("spec", "volumeLifecycleModes"))...)
 	},
 	Warnings: func(d *storagev1.CSIDriver) []string {
-		if len(d.Spec.TokenRequests) > 0 && d.Spec.ServiceAccountTokenInSecrets == nil {
+		if d.ResourceVersion == "" && len(d.Spec.TokenRequests) > 0 && d.Spec.ServiceAccountTokenInSecrets == nil {
 			return []string{"spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes"}
 		}
 		return nil
@@ -99,6 +99,9 @@ func validateDriver(d *storagev1.CSIDriver) field.ErrorList {
 	default:
 		errs = append(errs, field.NotSupported(spec.Child("fsGroupPolicy"), *p,
 			[]storagev1.FSGroupPolicy{storagev1.FileFSGroupPolicy, storagev1.NoneFSGroupPolicy, storagev1.ReadWriteOnceWithFSTypeFSGroupPolicy}))
+	}
+	if s := d.Spec.ServiceAccountTokenInSecrets; s != nil && len(d.Spec.TokenRequests) == 0 {
+		errs = append(errs, field.Invalid(spec.Child("serviceAccountTokenInSecrets"), *s, "serviceAccountTokenInSecrets is set but no tokenRequests are specified"))
 	}
 	audiences := map[string]bool{}
 	for i, r := range d.Spec.TokenRequests {
@@ -147,7 +150,7 @@ func validateDriverName(name string, at *field.Path) field.ErrorList {
 }
 
 func validateCSINode(n *storagev1.CSINode) field.ErrorList {
-	const maxNodeID = 192
+	const maxNodeID = 256
 	var errs field.ErrorList
 	names := map[string]bool{}
 	for i, d := range n.Spec.Drivers {

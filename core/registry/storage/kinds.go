@@ -77,7 +77,7 @@ const (
 func validateClass(c *storagev1.StorageClass) field.ErrorList {
 	errs := validateProvisioner(c.Provisioner, field.NewPath("provisioner"))
 	errs = append(errs, validateParameters(c.Parameters, false, field.NewPath("parameters"))...)
-	if p := *c.ReclaimPolicy; p != corev1.PersistentVolumeReclaimDelete && p != corev1.PersistentVolumeReclaimRetain {
+	if p := *c.ReclaimPolicy; p != "" && p != corev1.PersistentVolumeReclaimDelete && p != corev1.PersistentVolumeReclaimRetain {
 		errs = append(errs, field.NotSupported(field.NewPath("reclaimPolicy"), p,
 			[]corev1.PersistentVolumeReclaimPolicy{corev1.PersistentVolumeReclaimDelete, corev1.PersistentVolumeReclaimRetain}))
 	}
@@ -123,7 +123,7 @@ func validateParameters(parameters map[string]string, required bool, at *field.P
 // validateTopologies checks terms of which no two may be the same.
 func validateTopologies(terms []corev1.TopologySelectorTerm, at *field.Path) field.ErrorList {
 	var errs field.ErrorList
-	seen := map[string]bool{}
+	seen := map[string]bool{"": true} // a term that says nothing is one too many
 	for i, term := range terms {
 		expressions := at.Index(i).Child("matchLabelExpressions")
 		keys, forms := map[string]bool{}, []string{}
@@ -166,7 +166,7 @@ var attributesClasses = &resource.Definition[*storagev1.VolumeAttributesClass]{
 	},
 	SkipValidateOnUpdate: true,
 	ValidateUpdate: func(c, old *storagev1.VolumeAttributesClass) field.ErrorList {
-		var errs field.ErrorList
+		errs := validateParameters(c.Parameters, true, field.NewPath("parameters"))
 		if c.DriverName != old.DriverName {
 			errs = append(errs, field.Forbidden(field.NewPath("driverName"), "updates to driverName are forbidden."))
 		}
