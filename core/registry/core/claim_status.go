@@ -44,6 +44,9 @@ func validateClaimResource(name corev1.ResourceName, at *field.Path) field.Error
 	for _, msg := range validation.IsQualifiedName(string(name)) {
 		errs = append(errs, field.Invalid(at, name, msg))
 	}
+	if len(errs) > 0 {
+		return errs
+	}
 	prefix, _, qualified := strings.Cut(string(name), "/")
 	if name != corev1.ResourceStorage && (!qualified || strings.Contains(prefix, "kubernetes.io")) {
 		errs = append(errs, field.NotSupported(at, name, []corev1.ResourceName{corev1.ResourceStorage}))

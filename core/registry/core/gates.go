@@ -16,7 +16,7 @@ var (
 		{Feature: "CSIVolumeHealth", Fields: []string{"status.volumeHealth"}},
 	})
 	claimGates = []resource.Gate{
-		{Feature: "CrossNamespaceVolumeDataSource", Fields: []string{"spec.dataSourceRef.namespace"}},
+		{Feature: "CrossNamespaceVolumeDataSource", Fields: []string{"spec.dataSourceRef!.namespace"}},
 		{Feature: "CSIVolumeHealth", Fields: []string{"status.healthStatus"}},
 	}
 	nodeGates = []resource.Gate{

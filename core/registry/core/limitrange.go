@@ -104,7 +104,7 @@ func (l *limits) validate(name string, at *field.Path) field.ErrorList {
 		if r.Cmp(*resource.NewQuantity(1, resource.DecimalSI)) < 0 {
 			errs = append(errs, field.Invalid(p, r.String(), fmt.Sprintf("ratio %s is less than 1", r.String())))
 		}
-		if l.low != nil && l.high != nil && l.low.Sign() > 0 {
+		if l.low != nil && l.high != nil && l.low.Sign() != 0 {
 			if most := float64(l.high.MilliValue()) / float64(l.low.MilliValue()); float64(r.MilliValue())/1000 > most {
 				errs = append(errs, field.Invalid(p, r.String(), fmt.Sprintf("ratio %s is greater than max/min = %f", r.String(), most)))
 			}

@@ -58,14 +58,19 @@ func validateQuotaList(list corev1.ResourceList, all *field.Path) field.ErrorLis
 func validateQuotaResource(name corev1.ResourceName, at *field.Path) field.ErrorList {
 	errs := podspec.ValidateQualifiedName(string(name), at)
 	text := string(name)
-	standard := quotaResources.Has(name) || strings.HasPrefix(text, corev1.ResourceHugePagesPrefix) || strings.HasPrefix(text, corev1.ResourceRequestsHugePagesPrefix)
-	if strings.Contains(text, "/") || standard {
+	if strings.Contains(text, "/") || isQuotaResource(name) {
 		return errs
 	}
 	if len(errs) == 0 && name != corev1.ResourceStorage {
 		errs = append(errs, field.Invalid(at, text, "must be a standard resource type or fully qualified"))
 	}
 	return append(errs, field.Invalid(at, text, "must be a standard resource for quota"))
+}
+
+// isQuotaResource says whether a quota knows the resource by itself.
+func isQuotaResource(name corev1.ResourceName) bool {
+	return quotaResources.Has(name) || strings.HasPrefix(string(name), corev1.ResourceHugePagesPrefix) ||
+		strings.HasPrefix(string(name), corev1.ResourceRequestsHugePagesPrefix)
 }
 
 // scopeApplies says whether a scope can be applied to a resource. Scopes that nobody knows can.
@@ -76,6 +81,8 @@ func scopeApplies(s corev1.ResourceQuotaScope, name corev1.ResourceName) bool {
 	case corev1.ResourceQuotaScopeTerminating, corev1.ResourceQuotaScopeNotTerminating, corev1.ResourceQuotaScopeNotBestEffort,
 		corev1.ResourceQuotaScopePriorityClass, corev1.ResourceQuotaScopeCrossNamespacePodAffinity:
 		return name == corev1.ResourcePods || ofPods.Has(name)
+	case corev1.ResourceQuotaScopeVolumeAttributesClass:
+		return name == corev1.ResourcePersistentVolumeClaims || name == corev1.ResourceRequestsStorage
 	}
 	return true
 }
@@ -87,7 +94,7 @@ func validateScope(s corev1.ResourceQuotaScope, hard corev1.ResourceList, unknow
 		errs = append(errs, field.Invalid(unknown, unknownValue, "unsupported scope"))
 	}
 	for name := range hard {
-		if !scopeApplies(s, name) {
+		if isQuotaResource(name) && !scopeApplies(s, name) {
 			errs = append(errs, field.Invalid(at, value, "unsupported scope applied to resource"))
 		}
 	}

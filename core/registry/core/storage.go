@@ -30,7 +30,7 @@ var persistentVolumes = &resource.Definition[*corev1.PersistentVolume]{
 			mode := corev1.PersistentVolumeFilesystem
 			pv.Spec.VolumeMode = &mode
 		}
-		defaultVolumeSource(&pv.Spec.PersistentVolumeSource)
+		podspec.DefaultPersistentSource(&pv.Spec.PersistentVolumeSource)
 	},
 	Status: func(pv *corev1.PersistentVolume) any { return &pv.Status },
 	PrepareCreate: func(_ context.Context, pv *corev1.PersistentVolume) {
@@ -46,17 +46,8 @@ var persistentVolumes = &resource.Definition[*corev1.PersistentVolume]{
 	Validate: func(pv *corev1.PersistentVolume) field.ErrorList {
 		return validateVolume(pv)
 	},
-	Warnings: func(pv *corev1.PersistentVolume) []string { return volumeWarnings(pv) },
-	ValidateUpdate: func(pv, old *corev1.PersistentVolume) field.ErrorList {
-		if !apiequality.Semantic.DeepEqual(pv.Spec.PersistentVolumeSource, old.Spec.PersistentVolumeSource) {
-			errs := field.ErrorList{field.Forbidden(field.NewPath("spec", "persistentvolumesource"), "spec.persistentvolumesource is immutable after creation")}
-			return errs
-		}
-		if !apiequality.Semantic.DeepEqual(pv.Spec.VolumeMode, old.Spec.VolumeMode) {
-			return field.ErrorList{field.Invalid(field.NewPath("volumeMode"), pv.Spec.VolumeMode, "field is immutable")}
-		}
-		return nil
-	},
+	Warnings:       func(pv *corev1.PersistentVolume) []string { return volumeWarnings(pv) },
+	ValidateUpdate: validateVolumeUpdate,
 	Columns: []metav1.TableColumnDefinition{
 		resource.NameColumn,
 		resource.Column("Capacity", "string", "How much it holds."),
@@ -109,6 +100,7 @@ var persistentVolumeClaims = &resource.Definition[*corev1.PersistentVolumeClaim]
 		return append(list, podspec.QuantityWarnings(c.Spec.Resources.Limits, field.NewPath("spec", "resources", "limits"))...)
 	},
 	PrepareCreate:  func(_ context.Context, c *corev1.PersistentVolumeClaim) { sameSource(&c.Spec) },
+	PrepareUpdate:  func(_ context.Context, c, _ *corev1.PersistentVolumeClaim) { sameSource(&c.Spec) },
 	ValidateUpdate: validateClaimUpdate,
 	ValidateStatus: validateClaimStatus,
 	Columns: []metav1.TableColumnDefinition{
@@ -151,18 +143,50 @@ func validateClaimUpdate(c, old *corev1.PersistentVolumeClaim) field.ErrorList {
 	bound := old.Status.Phase == corev1.ClaimBound
 	if bound {
 		now.VolumeAttributesClassName = old.Spec.VolumeAttributesClassName
-		now.Resources.Requests = old.Spec.Resources.Requests
+		if now.Resources.Requests != nil { // without any it is another spec
+			now.Resources.Requests = old.Spec.Resources.Requests
+		}
 	}
 	var errs field.ErrorList
 	if !apiequality.Semantic.DeepEqual(c.Spec.VolumeMode, old.Spec.VolumeMode) {
 		errs = append(errs, field.Invalid(field.NewPath("volumeMode"), c.Spec.VolumeMode, "field is immutable"))
 	}
 	if !apiequality.Semantic.DeepEqual(now, &old.Spec) {
-		return append(errs, field.Forbidden(field.NewPath("spec"), "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims"))
+		errs = append(errs, field.Forbidden(field.NewPath("spec"), "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims"))
 	}
 	wanted, was := c.Spec.Resources.Requests[corev1.ResourceStorage], old.Spec.Resources.Requests[corev1.ResourceStorage]
-	if wanted.Cmp(was) < 0 && wanted.Cmp(c.Status.Capacity[corev1.ResourceStorage]) < 0 {
-		return field.ErrorList{field.Forbidden(field.NewPath("spec", "resources", "requests", "storage"), "field can not be less than status.capacity")}
+	if wanted.Cmp(was) < 0 && wanted.Cmp(c.Status.Capacity[corev1.ResourceStorage]) <= 0 {
+		errs = append(errs, field.Forbidden(field.NewPath("spec", "resources", "requests", "storage"), "field can not be less than status.capacity"))
+	}
+	return errs
+}
+
+// validateVolumeUpdate keeps what a volume is, and where it can be used.
+func validateVolumeUpdate(pv, old *corev1.PersistentVolume) field.ErrorList {
+	errs := validateVolume(pv) // upstream says what it finds there twice
+	spec := field.NewPath("spec")
+	was := old.Spec.PersistentVolumeSource
+	if csi, now := was.CSI, pv.Spec.CSI; csi != nil && now != nil { // who may let it grow can be said later
+		csi = csi.DeepCopy()
+		if csi.ControllerExpandSecretRef == nil {
+			csi.ControllerExpandSecretRef = now.ControllerExpandSecretRef
+		}
+		if csi.NodeExpandSecretRef == nil {
+			csi.NodeExpandSecretRef = now.NodeExpandSecretRef
+		}
+		was.CSI = csi
+	}
+	if !apiequality.Semantic.DeepEqual(pv.Spec.PersistentVolumeSource, was) {
+		errs = append(errs, field.Forbidden(spec.Child("persistentvolumesource"), "spec.persistentvolumesource is immutable after creation"))
+	}
+	if !apiequality.Semantic.DeepEqual(pv.Spec.VolumeMode, old.Spec.VolumeMode) {
+		errs = append(errs, field.Invalid(field.NewPath("volumeMode"), pv.Spec.VolumeMode, "field is immutable"))
+	}
+	if a := old.Spec.NodeAffinity; a != nil && !apiequality.Semantic.DeepEqual(pv.Spec.NodeAffinity, podspec.StableLabels(a, pv.Spec.NodeAffinity)) {
+		errs = append(errs, field.Invalid(field.NewPath("nodeAffinity"), pv.Spec.NodeAffinity, "field is immutable, except for updating from beta label to GA"))
+	}
+	if old.Spec.VolumeAttributesClassName != nil && pv.Spec.VolumeAttributesClassName == nil {
+		errs = append(errs, field.Forbidden(spec.Child("volumeAttributesClassName"), "update from non-nil value to nil is forbidden"))
 	}
 	return errs
 }

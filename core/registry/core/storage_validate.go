@@ -3,8 +3,6 @@ package core
 import (
 	"fmt"
 	"path"
-	"reflect"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
@@ -61,103 +59,19 @@ func validateVolume(pv *corev1.PersistentVolume) field.ErrorList {
 		if *c == "" {
 			errs = append(errs, field.Required(spec.Child("volumeAttributesClassName"), "an empty string is disallowed"))
 		}
+		for _, msg := range validation.IsDNS1123Subdomain(*c) {
+			if *c != "" {
+				errs = append(errs, field.Invalid(spec.Child("volumeAttributesClassName"), *c, msg))
+			}
+		}
 		if s.CSI == nil {
 			errs = append(errs, field.Required(spec.Child("csi"), "has to be specified when using volumeAttributesClassName"))
 		}
 	}
-	return append(errs, validateVolumeSource(s, spec)...)
-}
-
-// validateVolumeSource checks that there is one source, and what is particular
-// to volumes; most sources are those of pods.
-func validateVolumeSource(s *corev1.PersistentVolumeSpec, spec *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	var given []string
-	source := reflect.ValueOf(s.PersistentVolumeSource)
-	for i := range source.NumField() {
-		if !source.Field(i).IsNil() {
-			name, _, _ := strings.Cut(source.Type().Field(i).Tag.Get("json"), ",")
-			given = append(given, name)
-		}
+	if s.Local != nil && s.NodeAffinity == nil {
+		errs = append(errs, field.Required(spec.Child("nodeAffinity"), "Local volume requires node affinity"))
 	}
-	switch {
-	case len(given) == 0:
-		return field.ErrorList{field.Required(spec, "must specify a volume type")}
-	case len(given) > 1:
-		for _, name := range given[1:] {
-			errs = append(errs, field.Forbidden(spec.Child(name), "may not specify more than 1 volume type"))
-		}
-		return errs
-	}
-	switch {
-	case s.Local != nil:
-		if s.Local.Path == "" {
-			errs = append(errs, field.Required(spec.Child("local", "path"), ""))
-		}
-		if s.NodeAffinity == nil {
-			errs = append(errs, field.Required(spec.Child("nodeAffinity"), "Local volume requires node affinity"))
-		}
-	case s.CSI != nil:
-		errs = append(errs, validateCSIVolume(s.CSI, spec.Child("csi"))...)
-	case s.ISCSI != nil:
-		c := s.ISCSI
-		source := &corev1.ISCSIVolumeSource{TargetPortal: c.TargetPortal, IQN: c.IQN, Lun: c.Lun, InitiatorName: c.InitiatorName}
-		errs = append(errs, podspec.ValidateVolumeSource(&corev1.VolumeSource{ISCSI: source}, spec)...)
-		if (c.DiscoveryCHAPAuth || c.SessionCHAPAuth) && c.SecretRef == nil {
-			errs = append(errs, field.Required(spec.Child("iscsi", "secretRef"), ""))
-		}
-	case s.RBD != nil:
-		source := &corev1.RBDVolumeSource{CephMonitors: s.RBD.CephMonitors, RBDImage: s.RBD.RBDImage}
-		errs = append(errs, podspec.ValidateVolumeSource(&corev1.VolumeSource{RBD: source}, spec)...)
-	case s.Glusterfs != nil, s.CephFS != nil, s.Cinder != nil, s.FlexVolume != nil, s.AzureFile != nil, s.ScaleIO != nil, s.StorageOS != nil:
-		// None of them can be mounted any more, but for those that CSI drivers take over: these check them.
-	default:
-		errs = append(errs, podspec.ValidateVolumeSource(&corev1.VolumeSource{HostPath: s.HostPath, NFS: s.NFS, FC: s.FC, Flocker: s.Flocker,
-			GCEPersistentDisk: s.GCEPersistentDisk, AWSElasticBlockStore: s.AWSElasticBlockStore, Quobyte: s.Quobyte, AzureDisk: s.AzureDisk,
-			VsphereVolume: s.VsphereVolume, PhotonPersistentDisk: s.PhotonPersistentDisk, PortworxVolume: s.PortworxVolume}, spec)...)
-	}
-	return errs
-}
-
-func validateCSIVolume(c *corev1.CSIPersistentVolumeSource, at *field.Path) field.ErrorList {
-	errs := podspec.ValidateCSIDriver(c.Driver, at.Child("driver"))
-	if c.VolumeHandle == "" {
-		errs = append(errs, field.Required(at.Child("volumeHandle"), ""))
-	}
-	for child, r := range map[string]*corev1.SecretReference{"controllerPublishSecretRef": c.ControllerPublishSecretRef,
-		"controllerExpandSecretRef": c.ControllerExpandSecretRef, "nodePublishSecretRef": c.NodePublishSecretRef,
-		"nodeExpandSecretRef": c.NodeExpandSecretRef, "nodeStageSecretRef": c.NodeStageSecretRef} {
-		if r == nil {
-			continue
-		}
-		if r.Name == "" && child != "nodeStageSecretRef" { // of which upstream wants the namespace only
-			errs = append(errs, field.Required(at.Child(child, "name"), ""))
-		}
-		if r.Namespace == "" {
-			errs = append(errs, field.Required(at.Child(child, "namespace"), ""))
-		}
-	}
-	return errs
-}
-
-// defaultVolumeSource fills in the defaults of sources.
-func defaultVolumeSource(s *corev1.PersistentVolumeSource) {
-	def := func(p *string, v string) {
-		if *p == "" {
-			*p = v
-		}
-	}
-	switch {
-	case s.HostPath != nil && s.HostPath.Type == nil:
-		none := corev1.HostPathUnset
-		s.HostPath.Type = &none
-	case s.ISCSI != nil:
-		def(&s.ISCSI.ISCSIInterface, "default")
-	case s.RBD != nil:
-		def(&s.RBD.RBDPool, "rbd")
-		def(&s.RBD.RadosUser, "admin")
-		def(&s.RBD.Keyring, "/etc/ceph/keyring")
-	}
+	return append(errs, podspec.ValidatePersistentSource(&s.PersistentVolumeSource, spec)...)
 }
 
 func classWarning(annotations map[string]string) []string {
@@ -172,10 +86,7 @@ func volumeWarnings(pv *corev1.PersistentVolume) []string {
 	if pv.Spec.PersistentVolumeReclaimPolicy == corev1.PersistentVolumeReclaimRecycle {
 		list = append(list, "spec.persistentVolumeReclaimPolicy: The Recycle reclaim policy is deprecated. Instead, the recommended approach is to use dynamic provisioning.")
 	}
-	if pv.Spec.RBD != nil {
-		list = append(list, "spec.rbd: deprecated in v1.28, non-functional in v1.31+")
-	}
-	return list
+	return append(list, podspec.PersistentWarnings(&pv.Spec, field.NewPath("spec"))...)
 }
 
 // sameSource makes both fields that say what to fill a volume from say it. The
@@ -191,10 +102,13 @@ func sameSource(s *corev1.PersistentVolumeClaimSpec) {
 			s.DataSource = nil // upstream ignores what it does not know
 		}
 	}
+	if r := s.DataSourceRef; r != nil && r.Namespace != nil && *r.Namespace != "" {
+		return
+	}
 	switch {
 	case s.DataSource != nil && s.DataSourceRef == nil:
 		s.DataSourceRef = &corev1.TypedObjectReference{APIGroup: s.DataSource.APIGroup, Kind: s.DataSource.Kind, Name: s.DataSource.Name}
-	case s.DataSource == nil && s.DataSourceRef != nil && (s.DataSourceRef.Namespace == nil || *s.DataSourceRef.Namespace == ""):
+	case s.DataSource == nil && s.DataSourceRef != nil:
 		s.DataSource = &corev1.TypedLocalObjectReference{APIGroup: s.DataSourceRef.APIGroup, Kind: s.DataSourceRef.Kind, Name: s.DataSourceRef.Name}
 	}
 }

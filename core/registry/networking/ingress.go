@@ -22,7 +22,7 @@ var ingresses = &resource.Definition[*networkingv1.Ingress]{
 	Spec:    func(i *networkingv1.Ingress) any { return &i.Spec },
 	Status:  func(i *networkingv1.Ingress) any { return &i.Status },
 	Warnings: func(i *networkingv1.Ingress) []string {
-		if _, given := i.Annotations[annotationIngressClass]; given && i.ResourceVersion == "" {
+		if _, given := i.Annotations[annotationIngressClass]; given && i.ResourceVersion == "" && i.Spec.IngressClassName == nil {
 			return []string{fmt.Sprintf("annotation %q is deprecated, please use 'spec.ingressClassName' instead", annotationIngressClass)}
 		}
 		return nil

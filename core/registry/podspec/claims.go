@@ -80,7 +80,7 @@ func validateDataSource(s *corev1.PersistentVolumeClaimSpec, at *field.Path) fie
 			g = *group
 		}
 		if g == "" && kind != "PersistentVolumeClaim" {
-			errs = append(errs, field.Invalid(p, kind, ""))
+			errs = append(errs, field.Invalid(p, kind, "must be 'PersistentVolumeClaim' when referencing the default apiGroup"))
 		}
 		if g != "" {
 			errs = append(errs, invalid(g, p.Child("apiGroup"), validation.IsDNS1123Subdomain(g))...)

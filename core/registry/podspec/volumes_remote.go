@@ -199,7 +199,7 @@ func validateAzureDisk(d *corev1.AzureDiskVolumeSource, at *field.Path) field.Er
 		return errs
 	}
 	if !diskKinds.Has(*d.Kind) {
-		return append(errs, field.NotSupported(at.Child("kind"), *d.Kind, sets.List(diskKinds)))
+		errs = append(errs, field.NotSupported(at.Child("kind"), *d.Kind, sets.List(diskKinds)))
 	}
 	managed := *d.Kind == corev1.AzureManagedDisk
 	if managed && !strings.HasPrefix(d.DataDiskURI, "/subscriptions/") {

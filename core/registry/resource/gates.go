@@ -17,7 +17,8 @@ type Gate struct {
 	Feature string
 	// Fields are paths of JSON names: "spec.volumes[].emptyDir.mode". A step
 	// goes into each element of a list with [], and into each value of a map
-	// with {}. What a step with ? leads to goes too when nothing is left in it.
+	// with {}. What a step with ? leads to goes too when nothing is left in it,
+	// what a step with ! leads to goes in any case.
 	Fields []string
 }
 
@@ -40,6 +41,7 @@ type gateStep struct {
 	index    []int // of the field in its struct
 	each     bool  // goes into elements of a list or values of a map
 	prune    bool  // goes when it becomes empty
+	whole    bool  // goes with what is below
 	features uint64
 	next     []*gateStep
 }
@@ -86,7 +88,7 @@ func (s *gateStep) step(name string, in reflect.Type, path string) (*gateStep, r
 	for in.Kind() == reflect.Pointer {
 		in = in.Elem()
 	}
-	bare := strings.TrimRight(name, "[]{}?")
+	bare := strings.TrimRight(name, "[]{}?!")
 	f, ok := reflect.StructField{}, false
 	if in.Kind() == reflect.Struct {
 		f, ok = in.FieldByNameFunc(func(n string) bool {
@@ -106,7 +108,7 @@ func (s *gateStep) step(name string, in reflect.Type, path string) (*gateStep, r
 	if i := slices.IndexFunc(s.next, func(n *gateStep) bool { return n.name == name }); i >= 0 {
 		return s.next[i], out
 	}
-	child := &gateStep{name: name, index: f.Index, each: each, prune: strings.HasSuffix(name, "?")}
+	child := &gateStep{name: name, index: f.Index, each: each, prune: strings.HasSuffix(name, "?"), whole: strings.HasSuffix(name, "!")}
 	s.next = append(s.next, child)
 	return child, out
 }
@@ -152,7 +154,7 @@ func dropGates(v reflect.Value, s *gateStep, features uint64) {
 	}
 	for _, n := range s.next {
 		f := v.FieldByIndex(n.index)
-		if n.features&features != 0 {
+		if n.features&features != 0 || n.whole && gatesUsed(f, n)&features != 0 {
 			f.SetZero()
 		}
 		switch {

@@ -194,6 +194,8 @@ func (s *statusStrategy[T]) PrepareForUpdate(ctx context.Context, obj, old runti
 	o, before := obj.(T), old.(T)
 	if s.def.Spec != nil {
 		set(s.def.Spec(o), s.def.Spec(before))
+	} else if spec := reflect.ValueOf(o).Elem().FieldByName("Spec"); spec.IsValid() { // of a kind without generation
+		spec.Set(reflect.ValueOf(before).Elem().FieldByName("Spec"))
 	}
 	o.SetGeneration(before.GetGeneration())
 	o.SetDeletionTimestamp(before.GetDeletionTimestamp())

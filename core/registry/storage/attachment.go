@@ -1,6 +1,8 @@
 package storage
 
 import (
+	"math"
+
 	"context"
 
 	storagev1 "k8s.io/api/storage/v1"
@@ -8,8 +10,10 @@ import (
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"keelson.dev/keelson/core/registry/podspec"
 	"keelson.dev/keelson/core/registry/resource"
 )
 
@@ -53,7 +57,7 @@ func named(c metav1.TableColumnDefinition) metav1.TableColumnDefinition {
 
 func validateAttachment(a *storagev1.VolumeAttachment) field.ErrorList {
 	spec := field.NewPath("spec")
-	errs := validateDriverName(a.Spec.Attacher, spec.Child("attacher"))
+	errs := podspec.ValidateCSIDriver(a.Spec.Attacher, spec.Child("attacher"))
 	for _, msg := range apivalidation.NameIsDNSSubdomain(a.Spec.NodeName, false) {
 		errs = append(errs, field.Invalid(spec.Child("nodeName"), a.Spec.NodeName, msg))
 	}
@@ -63,10 +67,20 @@ func validateAttachment(a *storagev1.VolumeAttachment) field.ErrorList {
 		errs = append(errs, field.Required(source, "must specify exactly one of inlineVolumeSpec and persistentVolumeName"))
 	case inline != nil && volume != nil:
 		errs = append(errs, field.Forbidden(source, "must specify exactly one of inlineVolumeSpec and persistentVolumeName"))
-	case volume != nil && *volume == "":
-		errs = append(errs, field.Required(source.Child("persistentVolumeName"), "must specify non empty persistentVolumeName"))
+	case volume != nil:
+		if *volume == "" {
+			errs = append(errs, field.Required(source.Child("persistentVolumeName"), "must specify non empty persistentVolumeName"))
+		}
+		for _, msg := range apivalidation.NameIsDNSSubdomain(*volume, false) {
+			errs = append(errs, field.Invalid(source.Child("persistentVolumeName"), *volume, msg))
+		}
 	case inline != nil:
 		at := source.Child("inlineVolumeSpec")
+		if len(inline.AccessModes) == 0 {
+			errs = append(errs, field.Required(at.Child("accessModes"), ""))
+		}
+		errs = append(errs, podspec.ValidateAccessModes(inline.AccessModes, at.Child("accessModes"))...)
+		errs = append(errs, podspec.ValidatePersistentSource(&inline.PersistentVolumeSource, at)...)
 		if inline.CSI == nil {
 			errs = append(errs, field.Required(at.Child("csi"), "has to be specified in the context of inline volumes"))
 		}
@@ -88,7 +102,7 @@ func validateAttachment(a *storagev1.VolumeAttachment) field.ErrorList {
 }
 
 func validateAttachmentStatus(s *storagev1.VolumeAttachmentStatus) field.ErrorList {
-	const maxMetadata, maxMessage = 256 * 1024, 1024
+	const maxMetadata, maxMessage = 256 * 1024, 256 * 1024
 	status := field.NewPath("status")
 	var errs field.ErrorList
 	size := 0
@@ -101,6 +115,9 @@ func validateAttachmentStatus(s *storagev1.VolumeAttachmentStatus) field.ErrorLi
 	for name, e := range map[string]*storagev1.VolumeError{"attachError": s.AttachError, "detachError": s.DetachError} {
 		if e != nil && len(e.Message) > maxMessage {
 			errs = append(errs, field.TooLong(status.Child(name, "message"), "", maxMessage))
+		}
+		if e != nil && e.ErrorCode != nil && *e.ErrorCode < 0 {
+			errs = append(errs, field.Invalid(status.Child(name, "errorCode"), *e.ErrorCode, validation.InclusiveRangeError(0, math.MaxInt32)))
 		}
 	}
 	return errs

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"keelson.dev/keelson/core/registry/podspec"
 	"keelson.dev/keelson/core/registry/resource"
 )
 
@@ -138,24 +139,13 @@ var csiNodes = &resource.Definition[*storagev1.CSINode]{
 	Row:            func(n *storagev1.CSINode) []any { return []any{n.Name, int64(len(n.Spec.Drivers)), resource.Age(n)} },
 }
 
-func validateDriverName(name string, at *field.Path) field.ErrorList {
-	if name == "" {
-		return field.ErrorList{field.Required(at, "")}
-	}
-	var errs field.ErrorList
-	for _, msg := range validation.IsDNS1123Subdomain(strings.ToLower(name)) {
-		errs = append(errs, field.Invalid(at, name, msg))
-	}
-	return errs
-}
-
 func validateCSINode(n *storagev1.CSINode) field.ErrorList {
 	const maxNodeID = 256
 	var errs field.ErrorList
 	names := map[string]bool{}
 	for i, d := range n.Spec.Drivers {
 		at := field.NewPath("spec", "drivers").Index(i)
-		errs = append(errs, validateDriverName(d.Name, at.Child("name"))...)
+		errs = append(errs, podspec.ValidateCSIDriver(d.Name, at.Child("name"))...)
 		switch {
 		case d.NodeID == "":
 			errs = append(errs, field.Required(at.Child("nodeID"), ""))
