@@ -45,6 +45,20 @@ func validatePolicies(s *batchv1.JobSpec, indexed bool, spec *field.Path) field.
 		if s.Completions != nil && *s.MaxFailedIndexes > *s.Completions {
 			errs = append(errs, field.Invalid(at, *s.MaxFailedIndexes, "must be less than or equal to completions"))
 		}
+		if *s.MaxFailedIndexes > manyCompletions {
+			errs = append(errs, field.Invalid(at, *s.MaxFailedIndexes, fmt.Sprintf("must be less than or equal to %d", manyCompletions)))
+		}
+	}
+	if indexed && s.BackoffLimitPerIndex != nil && s.Completions != nil && *s.Completions > manyCompletions {
+		const many = "must be less than or equal to %d when completions are above %d and used with backoff limit per index"
+		if s.MaxFailedIndexes == nil {
+			errs = append(errs, field.Required(spec.Child("maxFailedIndexes"), fmt.Sprintf("must be specified when completions is above %d", manyCompletions)))
+		} else if *s.MaxFailedIndexes > manyParallel {
+			errs = append(errs, field.Invalid(spec.Child("maxFailedIndexes"), *s.MaxFailedIndexes, fmt.Sprintf(many, manyParallel, manyCompletions)))
+		}
+		if s.Parallelism != nil && *s.Parallelism > manyParallel {
+			errs = append(errs, field.Invalid(spec.Child("parallelism"), *s.Parallelism, fmt.Sprintf(many, manyParallel, manyCompletions)))
+		}
 	}
 	if indexed && s.Parallelism != nil && *s.Parallelism > maxIndexedParallelism {
 		errs = append(errs, field.Invalid(spec.Child("parallelism"), *s.Parallelism,
@@ -253,6 +267,14 @@ func countIndexes(text string, completions int32) (int32, error) {
 func validateSelector(j *batchv1.Job, spec *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	manual := j.Spec.ManualSelector != nil && *j.Spec.ManualSelector
+	if j.Spec.Selector != nil && !manual && j.ResourceVersion == "" {
+		at := spec.Child("template", "metadata", "labels")
+		for key, value := range ownLabels(j) {
+			if j.Spec.Template.Labels[key] != value {
+				errs = append(errs, field.Invalid(at.Key(key), j.Spec.Template.Labels, fmt.Sprintf("must be '%s'", value)))
+			}
+		}
+	}
 	if s := j.Spec.Selector; s != nil && !manual {
 		_, own := s.MatchLabels[batchv1.ControllerUidLabel]
 		_, old := s.MatchLabels["controller-uid"]

@@ -124,11 +124,10 @@ func prepareJob(_ context.Context, j *batchv1.Job) {
 	if t.Labels == nil {
 		t.Labels = map[string]string{}
 	}
-	for _, key := range []string{"job-name", batchv1.JobNameLabel} {
-		t.Labels[key] = j.Name
-	}
-	for _, key := range []string{"controller-uid", batchv1.ControllerUidLabel} {
-		t.Labels[key] = string(j.UID)
+	for key, value := range ownLabels(j) {
+		if _, given := t.Labels[key]; !given { // another value is for validation to refuse
+			t.Labels[key] = value
+		}
 	}
 	if j.Spec.Selector == nil {
 		j.Spec.Selector = &metav1.LabelSelector{}
@@ -137,6 +136,11 @@ func prepareJob(_ context.Context, j *batchv1.Job) {
 		j.Spec.Selector.MatchLabels = map[string]string{}
 	}
 	j.Spec.Selector.MatchLabels[batchv1.ControllerUidLabel] = string(j.UID)
+}
+
+// ownLabels are those by which a job knows its pods.
+func ownLabels(j *batchv1.Job) map[string]string {
+	return map[string]string{"job-name": j.Name, batchv1.JobNameLabel: j.Name, "controller-uid": string(j.UID), batchv1.ControllerUidLabel: string(j.UID)}
 }
 
 func validateJob(s *batchv1.JobSpec, spec *field.Path, template bool) field.ErrorList {

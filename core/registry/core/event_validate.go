@@ -104,6 +104,9 @@ func validateNewEvent(e *corev1.Event) field.ErrorList {
 			errs = append(errs, field.Invalid(field.NewPath(name), "", "needs to be unset"))
 		}
 	}
+	if e.InvolvedObject.Namespace == "" && e.Namespace != metav1.NamespaceDefault && e.Namespace != metav1.NamespaceSystem && e.Namespace != metav1.NamespaceNone {
+		errs = append(errs, field.Invalid(field.NewPath("involvedObject", "namespace"), "", "does not match event.namespace"))
+	}
 	unset("firstTimestamp", e.FirstTimestamp.IsZero())
 	unset("lastTimestamp", e.LastTimestamp.IsZero())
 	unset("count", e.Count == 0)
@@ -137,6 +140,10 @@ func validateNewEventUpdate(e, old *corev1.Event) field.ErrorList {
 	same(e.InvolvedObject, old.InvolvedObject, "involvedObject")
 	same(e.Reason, old.Reason, "reason")
 	same(e.Message, old.Message, "message")
+	same(e.Count, old.Count, "count")
+	same(e.FirstTimestamp, old.FirstTimestamp, "firstTimestamp")
+	same(e.LastTimestamp, old.LastTimestamp, "lastTimestamp")
+	same(e.Source, old.Source, "source")
 	same(e.Reason, old.Reason, "reason") // upstream says it twice
 	same(e.Action, old.Action, "action")
 	same(e.Related, old.Related, "related")

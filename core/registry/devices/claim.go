@@ -337,7 +337,7 @@ func validateQualifiedName(name string, at *field.Path) field.ErrorList {
 	if !ok {
 		domain, id = "", name
 	} else if domain == "" {
-		errs = append(errs, field.Required(at, "the domain must not be empty"))
+		errs = append(errs, field.Invalid(at, "", "the domain must not be empty"))
 	}
 	if domain != "" {
 		if len(domain) > resourcev1.DeviceMaxDomainLength {

@@ -158,11 +158,16 @@ func validateBinding(d *resourcev1.Device, at *field.Path) field.ErrorList {
 	list("bindingConditions", d.BindingConditions, resourcev1.BindingConditionsMaxSize)
 	list("bindingFailureConditions", d.BindingFailureConditions, resourcev1.BindingFailureConditionsMaxSize)
 	if (len(d.BindingConditions) == 0) != (len(d.BindingFailureConditions) == 0) {
-		name := "bindingConditions"
+		missing, given := "bindingConditions", "bindingFailureConditions"
 		if len(d.BindingConditions) > 0 {
-			name = "bindingFailureConditions"
+			missing, given = given, missing
 		}
-		errs = append(errs, field.Invalid(at.Child(name), []string{}, "bindingConditions and bindingFailureConditions must be given together"))
+		errs = append(errs, field.Invalid(at.Child(missing), []string{}, missing+" are required to use "+given))
+	}
+	for i, c := range d.BindingFailureConditions {
+		if sets.New(d.BindingConditions...).Has(c) {
+			errs = append(errs, field.Invalid(at.Child("bindingFailureConditions").Index(i), c, "bindingFailureConditions must not overlap with bindingConditions"))
+		}
 	}
 	return errs
 }
@@ -196,7 +201,7 @@ func validateAttributes(d *resourcev1.Device, at *field.Path) field.ErrorList {
 func validatePolicy(r *resourcev1.CapacityRequestPolicy, at *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	if len(r.ValidValues) > 0 && r.ValidRange != nil {
-		errs = append(errs, field.Forbidden(at, "exactly one policy can be specified, cannot specify `validValues` and `validRange` at the same time"))
+		return append(errs, field.Forbidden(at, `exactly one policy can be specified, cannot specify "validValues" and "validRange" at the same time`))
 	}
 	if r.Default == nil && (len(r.ValidValues) > 0 || r.ValidRange != nil) {
 		errs = append(errs, field.Required(at.Child("default"), "required when any requestPolicy is specified"))

@@ -1,6 +1,7 @@
 package discovery
 
 import (
+	"fmt"
 	"net/netip"
 
 	corev1 "k8s.io/api/core/v1"
@@ -80,6 +81,9 @@ func validateAddress(a string, typ discoveryv1.AddressType, all *field.Path, i i
 	}
 	errs := validation.IsValidIPForLegacyField(at, a, true, nil)
 	ip, err := netip.ParseAddr(a)
+	if len(errs) == 0 && err == nil && ip.String() != a {
+		errs = append(errs, field.Invalid(at, a, fmt.Sprintf("must be in canonical form (%q)", ip)))
+	}
 	if len(errs) == 0 && err == nil {
 		switch { // of the whole list, as upstream has it
 		case typ == discoveryv1.AddressTypeIPv4 && !ip.Is4():
@@ -103,6 +107,9 @@ func validateHints(h *discoveryv1.EndpointHints, at *field.Path) field.ErrorList
 			errs = append(errs, field.Duplicate(zones.Index(i).Child("name"), z.Name))
 		}
 		seen.Insert(z.Name)
+		for _, msg := range validation.IsValidLabelValue(z.Name) {
+			errs = append(errs, field.Invalid(zones.Index(i).Child("name"), z.Name, msg))
+		}
 	}
 	if len(h.ForNodes) > maxHints {
 		return append(errs, field.TooMany(nodes, len(h.ForNodes), maxHints))

@@ -17,12 +17,13 @@ const annotationIngressClass = "kubernetes.io/ingress.class"
 
 var ingresses = &resource.Definition[*networkingv1.Ingress]{
 	GroupVersion: version, Kind: "Ingress", Plural: "ingresses", Singular: "ingress", ShortNames: []string{"ing"},
-	New:     func() *networkingv1.Ingress { return &networkingv1.Ingress{} },
-	NewList: func() runtime.Object { return &networkingv1.IngressList{} },
-	Spec:    func(i *networkingv1.Ingress) any { return &i.Spec },
-	Status:  func(i *networkingv1.Ingress) any { return &i.Status },
+	New:              func() *networkingv1.Ingress { return &networkingv1.Ingress{} },
+	NewList:          func() runtime.Object { return &networkingv1.IngressList{} },
+	Spec:             func(i *networkingv1.Ingress) any { return &i.Spec },
+	Status:           func(i *networkingv1.Ingress) any { return &i.Status },
+	WarningsOnUpdate: func(_, _ *networkingv1.Ingress) []string { return nil },
 	Warnings: func(i *networkingv1.Ingress) []string {
-		if _, given := i.Annotations[annotationIngressClass]; given && i.ResourceVersion == "" && i.Spec.IngressClassName == nil {
+		if _, given := i.Annotations[annotationIngressClass]; given && i.Spec.IngressClassName == nil {
 			return []string{fmt.Sprintf("annotation %q is deprecated, please use 'spec.ingressClassName' instead", annotationIngressClass)}
 		}
 		return nil

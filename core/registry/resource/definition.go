@@ -77,6 +77,8 @@ type Definition[T Object] struct {
 	Canonicalize func(T)
 	// Warnings are shown to who creates or updates the object.
 	Warnings func(T) []string
+	// WarningsOnUpdate are shown to who updates the object, instead of Warnings.
+	WarningsOnUpdate func(obj, old T) []string
 
 	// Spec points at what, when it changes, increments metadata.generation.
 	// Nil means that the kind has no generation.

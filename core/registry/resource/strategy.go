@@ -137,11 +137,14 @@ func (s *strategy[T]) WarningsOnCreate(_ context.Context, obj runtime.Object) []
 	return s.def.Warnings(obj.(T))
 }
 
-func (s *strategy[T]) WarningsOnUpdate(_ context.Context, obj, _ runtime.Object) []string {
-	if s.def.Warnings == nil {
-		return nil
+func (s *strategy[T]) WarningsOnUpdate(_ context.Context, obj, old runtime.Object) []string {
+	switch {
+	case s.def.WarningsOnUpdate != nil:
+		return s.def.WarningsOnUpdate(obj.(T), old.(T))
+	case s.def.Warnings != nil:
+		return s.def.Warnings(obj.(T))
 	}
-	return s.def.Warnings(obj.(T))
+	return nil
 }
 
 func (s *strategy[T]) Canonicalize(obj runtime.Object) {

@@ -52,11 +52,12 @@ var csiDrivers = &resource.Definition[*storagev1.CSIDriver]{
 		return append(apivalidation.ValidateImmutableField(d.Spec.AttachRequired, old.Spec.AttachRequired, field.NewPath("spec", "attachedRequired")),
 			apivalidation.ValidateImmutableField(d.Spec.VolumeLifecycleModes, old.Spec.VolumeLifecycleModes, field.NewPath("spec", "volumeLifecycleModes"))...)
 	},
-	Warnings: func(d *storagev1.CSIDriver) []string {
-		if d.ResourceVersion == "" && len(d.Spec.TokenRequests) > 0 && d.Spec.ServiceAccountTokenInSecrets == nil {
-			return []string{"spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes"}
+	Warnings: tokenWarnings,
+	WarningsOnUpdate: func(d, old *storagev1.CSIDriver) []string {
+		if len(tokenWarnings(old)) > 0 {
+			return nil // has been told
 		}
-		return nil
+		return tokenWarnings(d)
 	},
 	Columns: []metav1.TableColumnDefinition{
 		resource.NameColumn,
@@ -84,6 +85,13 @@ var csiDrivers = &resource.Definition[*storagev1.CSIDriver]{
 		return []any{d.Name, is(d.Spec.AttachRequired), is(d.Spec.PodInfoOnMount), is(d.Spec.StorageCapacity), tokens,
 			is(d.Spec.RequiresRepublish), strings.Join(modes, ","), resource.Age(d)}
 	},
+}
+
+func tokenWarnings(d *storagev1.CSIDriver) []string {
+	if len(d.Spec.TokenRequests) == 0 || d.Spec.ServiceAccountTokenInSecrets != nil {
+		return nil
+	}
+	return []string{"spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes"}
 }
 
 func validateDriver(d *storagev1.CSIDriver) field.ErrorList {
