@@ -211,7 +211,10 @@ func (a *asker) ask(method, path string, body map[string]any, table bool) answer
 	}
 	got.Object = trim(out)
 	if table {
-		_, out, _ := a.do(method, path, body, asTable)
+		code, out, _ := a.do(method, path, body, asTable)
+		if code == http.StatusConflict { // somebody has changed it between the two requests
+			return answer{Code: code}
+		}
 		defs, _ := out["columnDefinitions"].([]any)
 		for _, d := range defs {
 			m := d.(map[string]any)
