@@ -20,6 +20,7 @@ import (
 	"k8s.io/apiserver/pkg/registry/rest"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
+	"k8s.io/utils/lru"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"keelson.dev/keelson/core/apiserver/internal/ownedfields"
@@ -44,6 +45,7 @@ type fastBuilder struct {
 	config  *genericapiserver.Config
 	typer   *ownedfields.Converter
 	routes  map[fastRoute]fastHandler
+	same    *lru.Cache
 }
 
 // enableFastPath fills the routes once the kinds are installed.
@@ -51,7 +53,7 @@ func (s *Server) enableFastPath(generic *genericapiserver.GenericAPIServer, gc *
 	if s.config.plainPath {
 		return nil
 	}
-	b := &fastBuilder{generic: generic, config: gc, routes: map[fastRoute]fastHandler{}}
+	b := &fastBuilder{generic: generic, config: gc, routes: map[fastRoute]fastHandler{}, same: lru.New(appliedSame)}
 	var sample []runtime.Object
 	for _, g := range groups {
 		for _, gv := range g.PrioritizedVersions {
@@ -94,7 +96,7 @@ func (b *fastBuilder) add(g *genericapiserver.APIGroupInfo, gv schema.GroupVersi
 		namespaced = scoper.NamespaceScoped()
 	}
 	scope.Namer = handlers.ContextBasedNaming{Namer: runtime.Namer(meta.NewAccessor()), ClusterScoped: !namespaced}
-	writes := &fastWrites{scope: scope, admit: b.config.AdmissionControl, handlerScope: scope, typer: b.typer, resets: resetFilters(st)}
+	writes := &fastWrites{scope: scope, admit: b.config.AdmissionControl, handlerScope: scope, typer: b.typer, resets: resetFilters(st), same: b.same}
 	if sample, err := scope.Creater.New(scope.Kind); err == nil {
 		writes.parts = newObjectParts(st, sample)
 	}

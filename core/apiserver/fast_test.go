@@ -377,7 +377,7 @@ func TestFastPathFuzz(t *testing.T) {
 		w.same(t, "GET", "/api/v1/namespaces/default/pods/"+name, "", types[1], nil)
 		// Made by applying, applied again without a change, and by another who agrees.
 		first.Name = fmt.Sprintf("a%d", i)
-		for _, who := range []string{"one", "one", "two&force=true"} {
+		for _, who := range []string{"one", "one", "one", "two&force=true", "one", "two"} {
 			w.same(t, "PATCH", "/api/v1/namespaces/default/pods/"+first.Name+"?fieldManager="+who, "application/apply-patch+yaml", types[0],
 				encodePod(t, first, runtime.ContentTypeJSON))
 		}

@@ -23,6 +23,7 @@ import (
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/apiserver/pkg/util/dryrun"
 	"k8s.io/apiserver/pkg/warning"
+	"k8s.io/utils/lru"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"keelson.dev/keelson/core/apiserver/internal/ownedfields"
@@ -43,6 +44,7 @@ type fastWrites struct {
 	typer  *ownedfields.Converter
 	parts  *objectParts // nil if the handler has to do them
 	resets map[fieldpath.APIVersion]fieldpath.Filter
+	same   *lru.Cache // of sameApply: applies that changed nothing
 }
 
 // fastWrite is one request.
