@@ -67,7 +67,7 @@ func newBackupCommand(streams genericiooptions.IOStreams, config *genericcliopti
 	cmd.Flags().BoolVar(&b.decrypt, "decrypt", false, "With --format=etcd: write in plain what is encrypted at rest")
 	genericNamespace(cmd, &b.namespace)
 	cmd.Flags().Lookup("data-dir").Usage = "Take the backup of this data folder, on which no server runs"
-	cmd.AddCommand(newVerifyCommand(streams))
+	cmd.AddCommand(newVerifyCommand(streams), newListCommand(streams))
 	return cmd
 }
 

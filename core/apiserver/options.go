@@ -18,6 +18,8 @@ type Options struct {
 
 	Authentication AuthenticationOptions
 
+	Backup BackupOptions
+
 	Datastore     DatastoreOptions
 	Authorization AuthorizationOptions
 
@@ -30,7 +32,7 @@ type Options struct {
 
 // NewOptions gives the defaults.
 func NewOptions() *Options {
-	return &Options{Audit: newAuditOptions(), Authentication: newAuthenticationOptions(), Authorization: newAuthorizationOptions(), Datastore: newDatastoreOptions(), Encryption: EncryptionOptions{Secrets: true}, Requests: newRequestOptions()}
+	return &Options{Audit: newAuditOptions(), Authentication: newAuthenticationOptions(), Backup: newBackupOptions(), Authorization: newAuthorizationOptions(), Datastore: newDatastoreOptions(), Encryption: EncryptionOptions{Secrets: true}, Requests: newRequestOptions()}
 }
 
 // AddFlags makes the flags of `keelson server` and `keelson up` that set o; what
@@ -58,6 +60,8 @@ func (o *Options) parts() []optionsPart {
 		&o.Audit,
 
 		&o.Authentication,
+
+		&o.Backup,
 
 		&o.Datastore,
 		&o.Authorization,

@@ -319,6 +319,7 @@ func (s *Server) Start(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
+		g.Go(func() error { return s.runBackups(ctx) })
 		return s.rbac.Aggregate(ctx, s.client)
 	})
 	return g.Wait()

@@ -61,11 +61,14 @@ func (b *Writer) Abort() {
 	_ = b.z.Close()
 }
 
+// temporaryPrefix begins the names of folders in which backups are written.
+const temporaryPrefix = ".keelson-backup-"
+
 // Create makes a file at path of what write writes: whole and verified, or not at all.
 // Others must not read it. A file that was there is replaced.
 func Create(ctx context.Context, path string, write func(tmp string) error) (_ *Archive, err error) {
 	dir := filepath.Dir(path)
-	tmpDir, err := os.MkdirTemp(dir, ".keelson-backup-*") // mode 0700
+	tmpDir, err := os.MkdirTemp(dir, temporaryPrefix+"*") // mode 0700
 	if err != nil {
 		return nil, fmt.Errorf("write backup %s: %w", path, err)
 	}

@@ -5,4 +5,6 @@
 //
 // Restore builds what it restores beside the data folder's own files, and puts it in their place in one step: Finish
 // completes a restore that was decided on before the process was killed.
+//
+// A Scheduler takes backups at the times of a cron expression.
 package backup

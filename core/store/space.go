@@ -31,6 +31,15 @@ func freeBytes(dir string) (int64, error) {
 	return int64(fs.Bavail) * fs.Bsize, nil
 }
 
+// FreeText says how much space the disk of dir has left, for messages.
+func FreeText(dir string) string {
+	free, err := freeBytes(dir)
+	if err != nil {
+		return err.Error()
+	}
+	return fmt.Sprintf("%d bytes left", free)
+}
+
 // noSpace is what clients get when the disk is full: a status that they show as it is.
 func noSpace(dir string, free, need int64) error {
 	return &apierrors.StatusError{ErrStatus: metav1.Status{
