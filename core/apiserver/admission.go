@@ -26,6 +26,7 @@ import (
 	"keelson.dev/keelson/core/auth"
 	"keelson.dev/keelson/core/podsecurity"
 	registryadmission "keelson.dev/keelson/core/registry/admission"
+	"keelson.dev/keelson/core/registry/admissionregistration"
 )
 
 // admissionPlugin is a place in the order of admission plugins.
@@ -117,7 +118,7 @@ func (s *Server) admit(gc *genericapiserver.Config) error {
 	init := admission.PluginInitializers{
 		initializer.NewAPIServerIDInitializer(gc.APIServerID),
 		webhookinit.NewPluginInitializer(webhook.NewDefaultAuthenticationInfoResolverWrapper(nil, nil, s.loopback, nil), s.services),
-		excluded{},
+		excluded{}, manifestReader{},
 		initializer.New(s.client, dynamicClient, s.factory, s.rights, utilfeature.DefaultFeatureGate, gc.EffectiveVersion, gc.DrainedNotify(), s.mapper),
 	}
 	s.late.init = init
@@ -136,6 +137,18 @@ func (s *Server) admit(gc *genericapiserver.Config) error {
 	})
 	gc.AdmissionControl = admissionmetrics.WithStepMetrics(chain)
 	return nil
+}
+
+// manifestReader lets plugins read what is configured by files.
+type manifestReader struct{}
+
+var _ admission.PluginInitializer = manifestReader{}
+
+// Initialize implements admission.PluginInitializer.
+func (manifestReader) Initialize(p admission.Interface) {
+	if wants, ok := p.(initializer.WantsManifestLoaders); ok {
+		wants.SetManifestLoaders(admissionregistration.ManifestLoaders())
+	}
 }
 
 // excluded keeps webhooks and policies away from reviews: who may do what must

@@ -15,7 +15,7 @@ import (
 // them. It acts on events; an idle cluster costs it nothing.
 type keeper struct {
 	server  *Server
-	service informers.SharedInformerFactory // of the service "kubernetes" and what belongs to it
+	service informers.SharedInformerFactory // of the service "kubernetes", what belongs to it, and its range
 	wake    chan struct{}                   // holds one token: something has changed
 }
 
@@ -37,6 +37,7 @@ func newKeeper(s *Server) (*keeper, error) {
 		k.service.Core().V1().Services().Informer(),
 		k.service.Core().V1().Endpoints().Informer(),
 		k.service.Discovery().V1().EndpointSlices().Informer(),
+		k.service.Networking().V1().ServiceCIDRs().Informer(), // of the same name
 	} {
 		if _, err := i.AddEventHandler(changed); err != nil {
 			return nil, err
@@ -86,6 +87,9 @@ func (k *keeper) run(ctx context.Context) error {
 		err := k.server.ensureNamespaces(ctx)
 		if err == nil {
 			err = k.server.ensurePriorityClasses(ctx)
+		}
+		if err == nil {
+			err = k.server.ensureServiceCIDR(ctx)
 		}
 		if err == nil {
 			err = k.server.ensureService(ctx)

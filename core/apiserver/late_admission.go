@@ -40,6 +40,8 @@ type latePlugin struct {
 	// configured is the resource whose first object brings the plugin.
 	configured string
 	make       func() (admission.Interface, error)
+	// static is set if files configure the plugin too: it is made with the server.
+	static bool
 
 	mu     sync.Mutex // guards making
 	made   bool
@@ -151,7 +153,7 @@ func (l *lateAdmission) register(plugins *admission.Plugins) {
 					return nil, err
 				}
 			}
-			late := &latePlugin{name: name, configured: configured, make: func() (admission.Interface, error) {
+			late := &latePlugin{name: name, configured: configured, static: bytes.Contains(data, []byte("staticManifestsDir")), make: func() (admission.Interface, error) {
 				if data == nil {
 					return make(nil)
 				}
@@ -254,7 +256,17 @@ func (l *lateAdmission) begin(ctx context.Context) error {
 	l.mu.Lock()
 	l.running = ctx
 	l.mu.Unlock()
+	static := map[string]bool{}
+	for _, p := range l.plugins {
+		static[p.configured] = static[p.configured] || p.static
+	}
 	for name, store := range l.stores {
+		if static[name] {
+			if err := l.start(name); err != nil {
+				return fmt.Errorf("--%s: %w", admissionConfigFlag, err)
+			}
+			continue
+		}
 		list, err := store.List(ctx, &internalversion.ListOptions{Limit: 1})
 		if err == nil && meta.LenList(list) == 0 {
 			continue

@@ -89,6 +89,54 @@ func TestServiceCIDR(t *testing.T) {
 	})
 }
 
+// TestDefaultServiceCIDR deletes the range that the server was started with. It stays while it is needed; when another has
+// its addresses it goes, and comes back at once.
+func TestDefaultServiceCIDR(t *testing.T) {
+	s := start(t)
+	ctx, ranges := t.Context(), s.admin.NetworkingV1().ServiceCIDRs()
+	first, err := ranges.Get(ctx, "kubernetes", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ranges.Delete(ctx, "kubernetes", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	c, err := ranges.Get(ctx, "kubernetes", metav1.GetOptions{})
+	if err != nil || c.UID != first.UID || c.DeletionTimestamp == nil || !meta.IsStatusConditionFalse(c.Status.Conditions, "Ready") {
+		t.Fatalf("a range in use: got %+v, %v", c, err)
+	}
+	other := &networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: "other"}, Spec: first.Spec}
+	if _, err := ranges.Create(ctx, other, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	// Whether a range is needed is looked at when an address of any is given back.
+	svc, err := s.admin.CoreV1().Services("default").Create(ctx, service("passing", corev1.ServiceTypeClusterIP), metav1.CreateOptions{})
+	if err == nil {
+		err = s.admin.CoreV1().Services("default").Delete(ctx, svc.Name, metav1.DeleteOptions{})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.After(2 * time.Minute)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		c, err := ranges.Get(ctx, "kubernetes", metav1.GetOptions{})
+		if err == nil && c.UID != first.UID && c.DeletionTimestamp == nil && slices.Equal(c.Spec.CIDRs, first.Spec.CIDRs) &&
+			meta.IsStatusConditionTrue(c.Status.Conditions, "Ready") && slices.Equal(c.Finalizers, first.Finalizers) {
+			break
+		}
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("the range has not come back: %+v, %v", c, err)
+		}
+	}
+	if a, err := s.admin.NetworkingV1().IPAddresses().Get(ctx, "10.96.0.1", metav1.GetOptions{}); err != nil || a.Spec.ParentRef.Name != "kubernetes" {
+		t.Errorf("address of the first service: got %+v, %v", a, err)
+	}
+}
+
 // TestServiceCIDRExtends fills a small range with many creates at once, and goes on in another.
 func TestServiceCIDRExtends(t *testing.T) {
 	s := startWith(t, netip.MustParsePrefix("10.50.0.0/27"), netip.MustParsePrefix("fd00:50::/112"))

@@ -30,7 +30,7 @@ var (
 var ValidatingWebhookConfigurations = &resource.Definition[*v1.ValidatingWebhookConfiguration]{
 	GroupVersion: v1.SchemeGroupVersion, Kind: "ValidatingWebhookConfiguration",
 	Plural: "validatingwebhookconfigurations", Singular: "validatingwebhookconfiguration",
-	Categories: categories, ClusterScoped: true,
+	Categories: categories, ClusterScoped: true, Name: validateName,
 	New:     func() *v1.ValidatingWebhookConfiguration { return &v1.ValidatingWebhookConfiguration{} },
 	NewList: func() runtime.Object { return &v1.ValidatingWebhookConfigurationList{} },
 	Default: func(c *v1.ValidatingWebhookConfiguration) {
@@ -54,7 +54,7 @@ var ValidatingWebhookConfigurations = &resource.Definition[*v1.ValidatingWebhook
 var MutatingWebhookConfigurations = &resource.Definition[*v1.MutatingWebhookConfiguration]{
 	GroupVersion: v1.SchemeGroupVersion, Kind: "MutatingWebhookConfiguration",
 	Plural: "mutatingwebhookconfigurations", Singular: "mutatingwebhookconfiguration",
-	Categories: categories, ClusterScoped: true,
+	Categories: categories, ClusterScoped: true, Name: validateName,
 	New:     func() *v1.MutatingWebhookConfiguration { return &v1.MutatingWebhookConfiguration{} },
 	NewList: func() runtime.Object { return &v1.MutatingWebhookConfigurationList{} },
 	Default: func(c *v1.MutatingWebhookConfiguration) {
@@ -79,7 +79,7 @@ var MutatingWebhookConfigurations = &resource.Definition[*v1.MutatingWebhookConf
 var ValidatingAdmissionPolicies = &resource.Definition[*v1.ValidatingAdmissionPolicy]{
 	GroupVersion: v1.SchemeGroupVersion, Kind: "ValidatingAdmissionPolicy",
 	Plural: "validatingadmissionpolicies", Singular: "validatingadmissionpolicy",
-	Categories: categories, ClusterScoped: true,
+	Categories: categories, ClusterScoped: true, Name: validateName,
 	New:     func() *v1.ValidatingAdmissionPolicy { return &v1.ValidatingAdmissionPolicy{} },
 	NewList: func() runtime.Object { return &v1.ValidatingAdmissionPolicyList{} },
 	Default: func(p *v1.ValidatingAdmissionPolicy) {
@@ -101,7 +101,7 @@ var ValidatingAdmissionPolicies = &resource.Definition[*v1.ValidatingAdmissionPo
 var ValidatingAdmissionPolicyBindings = &resource.Definition[*v1.ValidatingAdmissionPolicyBinding]{
 	GroupVersion: v1.SchemeGroupVersion, Kind: "ValidatingAdmissionPolicyBinding",
 	Plural: "validatingadmissionpolicybindings", Singular: "validatingadmissionpolicybinding",
-	Categories: categories, ClusterScoped: true,
+	Categories: categories, ClusterScoped: true, Name: validateName,
 	New:      func() *v1.ValidatingAdmissionPolicyBinding { return &v1.ValidatingAdmissionPolicyBinding{} },
 	NewList:  func() runtime.Object { return &v1.ValidatingAdmissionPolicyBindingList{} },
 	Default:  func(b *v1.ValidatingAdmissionPolicyBinding) { defaultMatch(b.Spec.MatchResources) },
@@ -120,7 +120,7 @@ var ValidatingAdmissionPolicyBindings = &resource.Definition[*v1.ValidatingAdmis
 var MutatingAdmissionPolicies = &resource.Definition[*v1.MutatingAdmissionPolicy]{
 	GroupVersion: v1.SchemeGroupVersion, Kind: "MutatingAdmissionPolicy",
 	Plural: "mutatingadmissionpolicies", Singular: "mutatingadmissionpolicy",
-	Categories: categories, ClusterScoped: true,
+	Categories: categories, ClusterScoped: true, Name: validateName,
 	New:     func() *v1.MutatingAdmissionPolicy { return &v1.MutatingAdmissionPolicy{} },
 	NewList: func() runtime.Object { return &v1.MutatingAdmissionPolicyList{} },
 	Default: func(p *v1.MutatingAdmissionPolicy) {
@@ -140,7 +140,7 @@ var MutatingAdmissionPolicies = &resource.Definition[*v1.MutatingAdmissionPolicy
 var MutatingAdmissionPolicyBindings = &resource.Definition[*v1.MutatingAdmissionPolicyBinding]{
 	GroupVersion: v1.SchemeGroupVersion, Kind: "MutatingAdmissionPolicyBinding",
 	Plural: "mutatingadmissionpolicybindings", Singular: "mutatingadmissionpolicybinding",
-	Categories: categories, ClusterScoped: true,
+	Categories: categories, ClusterScoped: true, Name: validateName,
 	New:      func() *v1.MutatingAdmissionPolicyBinding { return &v1.MutatingAdmissionPolicyBinding{} },
 	NewList:  func() runtime.Object { return &v1.MutatingAdmissionPolicyBindingList{} },
 	Default:  func(b *v1.MutatingAdmissionPolicyBinding) { defaultMatch(b.Spec.MatchResources) },
