@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
 	storagev1 "k8s.io/api/storage/v1"
@@ -25,7 +26,7 @@ import (
 // the objects are those that the store has decoded. Its fields are set before
 // anything is served.
 type nodeObjects struct {
-	pods, claims, volumes, attachments, slices rest.Getter
+	pods, claims, volumes, attachments, slices, drivers, podCertificates rest.Getter
 }
 
 var _ auth.NodeObjects = (*nodeObjects)(nil)
@@ -37,6 +38,7 @@ func (o *nodeObjects) use(groups []*genericapiserver.APIGroupInfo) {
 			for plural, field := range map[string]*rest.Getter{
 				"/v1/pods": &o.pods, "/v1/persistentvolumeclaims": &o.claims, "/v1/persistentvolumes": &o.volumes,
 				"storage.k8s.io/v1/volumeattachments": &o.attachments, "resource.k8s.io/v1/resourceslices": &o.slices,
+				"storage.k8s.io/v1/csidrivers": &o.drivers, "certificates.k8s.io/v1/podcertificaterequests": &o.podCertificates,
 			} {
 				prefix := g.PrioritizedVersions[0].Group + "/" + version + "/"
 				if len(plural) > len(prefix) && plural[:len(prefix)] == prefix {
@@ -80,6 +82,16 @@ func (o *nodeObjects) Attachment(ctx context.Context, name string) (*storagev1.V
 // Slice implements auth.NodeObjects.
 func (o *nodeObjects) Slice(ctx context.Context, name string) (*resourcev1.ResourceSlice, error) {
 	return lookUp[*resourcev1.ResourceSlice](ctx, o.slices, "resourceslices", "", name)
+}
+
+// Driver implements auth.NodeObjects.
+func (o *nodeObjects) Driver(ctx context.Context, name string) (*storagev1.CSIDriver, error) {
+	return lookUp[*storagev1.CSIDriver](ctx, o.drivers, "csidrivers", "", name)
+}
+
+// PodCertificateRequest implements auth.NodeObjects.
+func (o *nodeObjects) PodCertificateRequest(ctx context.Context, namespace, name string) (*certificatesv1.PodCertificateRequest, error) {
+	return lookUp[*certificatesv1.PodCertificateRequest](ctx, o.podCertificates, "podcertificaterequests", namespace, name)
 }
 
 // Pods implements auth.NodeObjects.

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	resourcev1 "k8s.io/api/resource/v1"
@@ -47,6 +48,8 @@ type NodeObjects interface {
 	Volume(ctx context.Context, name string) (*corev1.PersistentVolume, error)
 	Attachment(ctx context.Context, name string) (*storagev1.VolumeAttachment, error)
 	Slice(ctx context.Context, name string) (*resourcev1.ResourceSlice, error)
+	Driver(ctx context.Context, name string) (*storagev1.CSIDriver, error)
+	PodCertificateRequest(ctx context.Context, namespace, name string) (*certificatesv1.PodCertificateRequest, error)
 }
 
 // PodGraph takes in pods as they come, change and go.
@@ -150,6 +153,10 @@ func (n *Node) Authorize(ctx context.Context, a authorizer.Attributes) (authoriz
 			return n.get(ctx, node, resourceClaimRef, a)
 		case "resource.k8s.io/resourceslices":
 			return n.slice(ctx, node, a)
+		case "certificates.k8s.io/podcertificaterequests":
+			return n.podCertificate(ctx, node, a)
+		case "certificates.k8s.io/clustertrustbundles":
+			return trustBundles(a)
 		case "storage.k8s.io/volumeattachments":
 			return n.attachment(ctx, node, a)
 		case "storage.k8s.io/csinodes":

@@ -17,6 +17,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/admission"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
 )
 
 // NodeRestrictionPlugin is the name of the admission plugin that keeps kubelets
@@ -28,7 +29,8 @@ const NodeRestrictionPlugin = "NodeRestriction"
 // https://kubernetes.io/docs/reference/access-authn-authz/admission-controllers/#noderestriction
 type NodeRestriction struct {
 	*admission.Handler
-	objects NodeObjects
+	objects    NodeObjects
+	authorizer authorizer.Authorizer
 }
 
 var (
@@ -39,7 +41,7 @@ var (
 // RegisterNodeRestriction makes the plugin known to an admission chain.
 func RegisterNodeRestriction(plugins *admission.Plugins, objects NodeObjects) {
 	plugins.Register(NodeRestrictionPlugin, func(io.Reader) (admission.Interface, error) {
-		return &NodeRestriction{admission.NewHandler(admission.Create, admission.Update, admission.Delete), objects}, nil
+		return &NodeRestriction{Handler: admission.NewHandler(admission.Create, admission.Update, admission.Delete), objects: objects}, nil
 	})
 }
 
@@ -84,6 +86,8 @@ func (p *NodeRestriction) Validate(ctx context.Context, a admission.Attributes, 
 		return p.csiNode(node, a)
 	case "resource.k8s.io/resourceslices/":
 		return p.slice(node, a)
+	case "certificates.k8s.io/podcertificaterequests/":
+		return p.podCertificate(ctx, node, a)
 	}
 	if r.Group == "" && r.Resource == "pods" {
 		return admission.NewForbidden(a, fmt.Errorf("unexpected pod subresource %q, only 'status' and 'eviction' are allowed", a.GetSubresource()))
@@ -352,29 +356,10 @@ func (p *NodeRestriction) token(ctx context.Context, node string, a admission.At
 	switch audiences := request.Spec.Audiences; {
 	case len(audiences) > 1:
 		return refuse("node may only request 0 or 1 audiences")
-	case len(audiences) == 1 && audiences[0] != "" && !asksFor(pod, audiences[0]):
-		return refuse("audience %q not found in pod spec volume", audiences[0])
+	case len(audiences) == 1 && audiences[0] != "":
+		return p.audience(ctx, pod, audiences[0], a)
 	}
 	return nil
-}
-
-// asksFor says whether a pod may want a token for an audience. What a CSI driver
-// wants is in its CSIDriver object and not looked at.
-func asksFor(pod *corev1.Pod, audience string) bool {
-	for _, v := range pod.Spec.Volumes {
-		if v.CSI != nil || v.PersistentVolumeClaim != nil || v.Ephemeral != nil {
-			return true
-		}
-		if v.Projected == nil {
-			continue
-		}
-		for _, s := range v.Projected.Sources {
-			if s.ServiceAccountToken != nil && s.ServiceAccountToken.Audience == audience {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 func (p *NodeRestriction) lease(node string, a admission.Attributes) error {
