@@ -16,6 +16,7 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	apiversion "k8s.io/apimachinery/pkg/version"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
@@ -190,6 +191,15 @@ func RunAgent(ctx context.Context, cfg AgentConfig) error {
 		BuiltIn: builtinCommand(cfg.Builtins, cfg.Command), LogLevel: cfg.LogLevel, OnStatus: sync.onStatus,
 		CgroupParent: CgroupParent(cfg.RunDir), Now: cfg.time.clock(),
 	})
+	ctx, refuse := context.WithCancelCause(ctx)
+	defer refuse(nil)
+	sync.before = func(ctx context.Context) bool {
+		err := awaitRelease(ctx, cfg.Log, func(ctx context.Context) (*apiversion.Info, error) { return askVersion(ctx, clientset) })
+		if errors.Is(err, ErrRelease) {
+			refuse(fmt.Errorf("server %s: %w", join.Server, err))
+		}
+		return err == nil
+	}
 	cfg.Log.Info("Agent runs", "version", version.Git(), "build", version.Build(), "server", join.Server, "node", join.Node.Name)
 	return runHost(ctx, sync.host, sync, func(ctx context.Context) {
 		cfg.time.each(ctx, func() {
@@ -199,6 +209,19 @@ func RunAgent(ctx context.Context, cfg AgentConfig) error {
 			sync.host.Renew()
 		})
 	})
+}
+
+// askVersion is discovery's ServerVersion, but for the context.
+func askVersion(ctx context.Context, clientset kubernetes.Interface) (*apiversion.Info, error) {
+	data, err := clientset.Discovery().RESTClient().Get().AbsPath("/version").Do(ctx).Raw()
+	if err != nil {
+		return nil, err
+	}
+	var info apiversion.Info
+	if err := json.Unmarshal(data, &info); err != nil {
+		return nil, fmt.Errorf("version of the server: %w", err)
+	}
+	return &info, nil
 }
 
 // agentRole is what agents may do by themselves: follow Plugin objects and report.

@@ -24,6 +24,9 @@ import (
 // became of it to their status. Status updates are merged: of several changes of
 // one plugin only the last is written.
 type pluginSync struct {
+	// before, if there is one, is asked before Plugin objects are read; false: they must not be.
+	before func(context.Context) bool
+
 	log    *slog.Logger
 	api    *client.Client
 	host   *pluginhost.Host
@@ -88,6 +91,9 @@ func (s *pluginSync) createMissing(ctx context.Context, builtins []Builtin) erro
 
 // follow runs what the Plugin objects say until ctx ends.
 func (s *pluginSync) follow(ctx context.Context) {
+	if s.before != nil && !s.before(ctx) {
+		return
+	}
 	_, informer := cache.NewInformerWithOptions(cache.InformerOptions{
 		ListerWatcher: s.api.ListWatch(),
 		ObjectType:    &v1alpha1.Plugin{},
