@@ -50,6 +50,10 @@ e2e: build ## End-to-end tests with a cluster of their own (root)
 images: ## Make the example's images in .cache/images
 	test/example/images
 
+.PHONY: soak
+soak: ## The store's tests at length: hours of kills, damage, power cuts and churn (root; KEELSON_ROUNDS=N is shorter)
+	scripts/test soak
+
 .PHONY: bench
 bench: ## Benchmarks of the hot paths
 	go test -run '^$$' -bench . -benchmem ./core/... ./plugins/...

@@ -18,17 +18,32 @@ import (
 // long says that the tests are to take the time they need: hours' worth instead of seconds.
 func long() bool { return os.Getenv("KEELSON_LONG") != "" }
 
+// times is how often a test does what it does: usually, in the short form, or in the long one. KEELSON_ROUNDS cuts the
+// long form into pieces.
+func times(t *testing.T, usual, short, most int) int {
+	t.Helper()
+	switch {
+	case long():
+		s := os.Getenv("KEELSON_ROUNDS")
+		if s == "" {
+			return most
+		}
+		n, err := strconv.Atoi(s)
+		if err != nil || n < 1 {
+			t.Fatalf("KEELSON_ROUNDS=%q: must be a number above 0", s)
+		}
+		return min(n, most)
+	case testing.Short():
+		return short
+	}
+	return usual
+}
+
 // TestKill kills a process that writes, watches, compacts, opens or closes, at random points, again and again. After
 // each time every acknowledged write has to be there, at its own revision too unless that was compacted, no revision
 // may be given twice, and watchers go on from the last revision they saw without a gap and without seeing one twice.
 func TestKill(t *testing.T) {
-	rounds := 160
-	switch {
-	case long():
-		rounds = 3000
-	case testing.Short():
-		rounds = 6
-	}
+	rounds := times(t, 160, 6, 3000)
 	seed := uint64(time.Now().UnixNano())
 	if s, err := strconv.ParseUint(os.Getenv("KEELSON_SEED"), 10, 64); err == nil {
 		seed = s

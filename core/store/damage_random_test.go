@@ -19,13 +19,7 @@ import (
 // TestDamageAtRandom spoils files of a killed store at random places. The store has to be whole, or to refuse and to
 // name what is wrong; it may neither serve less than it acknowledged, nor crash, nor hang.
 func TestDamageAtRandom(t *testing.T) {
-	cases := 200
-	switch {
-	case long():
-		cases = 10000
-	case testing.Short():
-		cases = 20
-	}
+	cases := times(t, 200, 20, 10000)
 	seed := uint64(time.Now().UnixNano())
 	if s, err := strconv.ParseUint(os.Getenv("KEELSON_SEED"), 10, 64); err == nil {
 		seed = s

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -24,13 +25,7 @@ const (
 // TestRootPowerLoss cuts the power again and again: on an ext4 of its own, the kernel is told to write nothing more, as
 // if the machine had gone at that moment. What was not synced is lost, and nothing that was acknowledged may be.
 func TestRootPowerLoss(t *testing.T) {
-	rounds := 8
-	switch {
-	case long():
-		rounds = 200
-	case testing.Short():
-		rounds = 2
-	}
+	rounds := times(t, 8, 2, 200)
 	image := filepath.Join(t.TempDir(), "disk")
 	if err := os.WriteFile(image, nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -48,16 +43,11 @@ func TestRootPowerLoss(t *testing.T) {
 	}
 	disk := t.TempDir()
 	for m.round = range rounds {
-		if out, err := exec.Command("mount", "-o", "loop", image, disk).CombinedOutput(); err != nil {
-			need.Missing(t, "a mount of ext4: %v: %s", err, out)
-		}
-		unmount := func() {
-			waitFor(t, "the disk is not in use", func() bool { return unix.Unmount(disk, 0) == nil || !mounted(disk) })
-		}
+		image = mountImage(t, image, disk)
 		delay := time.Duration(m.rand.IntN(300)) * time.Millisecond
 		m.cut = func() { cutPower(t, disk) }
 		m.run(filepath.Join(disk, "store"), crashPlan{after: "dumped", delay: delay})
-		unmount()
+		unmountDisk(t, disk)
 		if t.Failed() {
 			t.Fatalf("round %d failed; the seed was %d", m.round, seed)
 		}
@@ -66,6 +56,52 @@ func TestRootPowerLoss(t *testing.T) {
 	if len(m.acks) < 10*rounds {
 		t.Error("the rounds did too little to show anything")
 	}
+}
+
+// mountImage mounts the image, or a copy of it, and returns which. Whoever makes a mount namespace while the image is
+// mounted has the mount too, so that the file system that was shut down lives on, and is what a second mount gives.
+func mountImage(t *testing.T, image, disk string) string {
+	t.Helper()
+	mount := func() error {
+		if out, err := exec.Command("mount", "-o", "loop", image, disk).CombinedOutput(); err != nil {
+			need.Missing(t, "a mount of ext4: %v: %s", err, out)
+		}
+		probe := filepath.Join(disk, "probe")
+		return errors.Join(os.WriteFile(probe, nil, 0o600), os.Remove(probe))
+	}
+	err := mount()
+	if errors.Is(err, unix.EIO) {
+		unmountDisk(t, disk)
+		image = copyImage(t, image)
+		err = mount()
+	}
+	if err != nil {
+		t.Fatalf("write to the disk: %v", err)
+	}
+	return image
+}
+
+// copyImage gives a file of the same contents, and removes the first.
+func copyImage(t *testing.T, image string) string {
+	t.Helper()
+	src, err := os.Open(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer src.Close()
+	dst, err := os.CreateTemp(filepath.Dir(image), "disk")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(copySparse(src, dst), dst.Close(), os.Remove(image)); err != nil {
+		t.Fatal(err)
+	}
+	return dst.Name()
+}
+
+func unmountDisk(t *testing.T, disk string) {
+	t.Helper()
+	waitFor(t, "the disk is not in use", func() bool { return unix.Unmount(disk, 0) == nil || !mounted(disk) })
 }
 
 func mounted(dir string) bool {
