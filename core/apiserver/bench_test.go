@@ -2,11 +2,14 @@ package apiserver
 
 import (
 	"fmt"
+	"sync"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/framer"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
 )
 
 // protobuf is an administrator's client that speaks it.
@@ -103,6 +106,51 @@ func BenchmarkServer(b *testing.B) {
 			<-w.ResultChan()
 		}
 	})
+}
+
+// BenchmarkFanOut measures a create until 100 watchers have its event, client and TLS
+// included: the watchers share a connection and do not decode. Plain is without the
+// fast path.
+func BenchmarkFanOut(b *testing.B) {
+	b.Run("fast", func(b *testing.B) { benchFanOut(b, false) })
+	b.Run("plain", func(b *testing.B) { benchFanOut(b, true) })
+}
+
+func benchFanOut(b *testing.B, plain bool) {
+	b.Helper()
+	const watchers = 100
+	h := start(b, func(c *Config) { c.plainPath = plain })
+	admin := protobuf(b, h)
+	maps := admin.CoreV1().ConfigMaps("default")
+	opts := &metav1.ListOptions{Watch: true, ResourceVersion: "1"}
+	var wg sync.WaitGroup
+	seen := make(chan struct{}, watchers)
+	for range watchers {
+		stream, err := admin.CoreV1().RESTClient().Get().Namespace("default").Resource("configmaps").VersionedParams(opts, scheme.ParameterCodec).Stream(b.Context())
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(wg.Wait)
+		b.Cleanup(func() { stream.Close() })
+		wg.Go(func() {
+			frames := framer.NewLengthDelimitedFrameReader(stream)
+			for buf := make([]byte, 64<<10); ; seen <- struct{}{} {
+				if _, err := frames.Read(buf); err != nil {
+					return
+				}
+			}
+		})
+	}
+	i := 0
+	for b.Loop() {
+		i++
+		if _, err := maps.Create(b.Context(), configMap(fmt.Sprintf("w%d", i), nil), metav1.CreateOptions{}); err != nil {
+			b.Fatal(err)
+		}
+		for range watchers {
+			<-seen
+		}
+	}
 }
 
 // BenchmarkStart measures from New to Ready on an empty store.
