@@ -248,7 +248,24 @@ func documentConfigs() (*common.Config, *common.OpenAPIV3Config) {
 	v3 := genericapiserver.DefaultOpenAPIV3Config(definitions, namer)
 	v2.Info.Title, v3.Info.Title = "Kubernetes", "Kubernetes"
 	v2.Info.Version, v3.Info.Version = version.Git(), version.Git()
+	secure(v2, v3)
 	return v2, v3
+}
+
+// secure says that requests need a token, and what comes without one.
+func secure(v2 *common.Config, v3 *common.OpenAPIV3Config) {
+	const name, about = "BearerToken", "Bearer Token authentication"
+	need := []map[string][]string{{name: {}}}
+	scheme := &spec.SecurityScheme{SecuritySchemeProps: spec.SecuritySchemeProps{
+		Type: "apiKey", Name: "authorization", In: "header", Description: about,
+	}}
+	v2.SecurityDefinitions, v2.DefaultSecurity = &spec.SecurityDefinitions{name: scheme}, need
+	v2.CommonResponses = map[int]spec.Response{http.StatusUnauthorized: {ResponseProps: spec.ResponseProps{Description: "Unauthorized"}}}
+	v3.SecuritySchemes = spec3.SecuritySchemes{name: {SecuritySchemeProps: spec3.SecuritySchemeProps{
+		Type: "apiKey", Name: "authorization", In: "header", Description: about,
+	}}}
+	v3.DefaultSecurity = need
+	v3.CommonResponses = map[int]*spec3.Response{http.StatusUnauthorized: {ResponseProps: spec3.ResponseProps{Description: "Unauthorized"}}}
 }
 
 // published is the registry's scheme without the internal versions: these are

@@ -222,7 +222,7 @@ func (s *Server) install(gc *genericapiserver.Config, groups []*genericapiserver
 		return err
 	}
 	gc.EnableIndex, gc.BuildHandlerChainFunc = false, noChain // the aggregator has both
-	generic, err := gc.Complete(nil).New("keelson-apiserver", crds.GenericAPIServer)
+	generic, err := gc.Complete(nil).New("keelson-apiserver", &customResources{crds.GenericAPIServer, crds})
 	if err != nil {
 		return fmt.Errorf("generic server: %w", err)
 	}

@@ -101,6 +101,7 @@ func rules(ctx context.Context, env *resource.Env, obj runtime.Object) (runtime.
 		return r, nil
 	}
 	resources, others, incomplete, err := resolver.RulesFor(ctx, u, r.Spec.Namespace)
+	r = &authorizationv1.SelfSubjectRulesReview{} // upstream's answer does not repeat the question
 	r.Status = authorizationv1.SubjectRulesReviewStatus{Incomplete: incomplete,
 		ResourceRules: []authorizationv1.ResourceRule{}, NonResourceRules: []authorizationv1.NonResourceRule{}}
 	if err != nil {
@@ -130,10 +131,27 @@ func ask(ctx context.Context, env *resource.Env, u user.Info, res *authorization
 	}
 	decision, reason, err := env.Authorizer.Authorize(ctx, a)
 	status := authorizationv1.SubjectAccessReviewStatus{Allowed: decision == authorizer.DecisionAllow, Denied: decision == authorizer.DecisionDeny, Reason: reason}
-	if err != nil {
-		status.EvaluationError = err.Error()
-	}
+	status.EvaluationError = evaluationError(err, &a)
 	return status
+}
+
+// evaluationError tells what went wrong, and which selectors do not count because nobody understands them.
+func evaluationError(err error, a *authorizer.AttributesRecord) string {
+	var all []string
+	if err != nil {
+		all = append(all, err.Error())
+	}
+	ignored := func(name string, understood int, err error) {
+		switch {
+		case err != nil && understood > 0:
+			all = append(all, "spec.resourceAttributes."+name+" partially ignored due to parse error")
+		case err != nil:
+			all = append(all, "spec.resourceAttributes."+name+" ignored due to parse error")
+		}
+	}
+	ignored("fieldSelector", len(a.FieldSelectorRequirements), a.FieldSelectorParsingErr)
+	ignored("labelSelector", len(a.LabelSelectorRequirements), a.LabelSelectorParsingErr)
+	return strings.Join(all, "; ")
 }
 
 // selectors puts into a what the selectors of a review ask for. A requirement

@@ -170,7 +170,13 @@ func decodeValue(v string, target reflect.Value) error {
 		target.SetString(v)
 	case reflect.Bool: // as in Kubernetes, a parameter without a value is true
 		target.SetBool(v != "false" && v != "0")
-	case reflect.Int32, reflect.Int64:
+	case reflect.Int32: // only lists of ports are such
+		n, err := strconv.ParseUint(v, 10, 16)
+		if err != nil {
+			return fmt.Errorf("cannot convert to []int32: %w", err)
+		}
+		target.SetInt(int64(n))
+	case reflect.Int64:
 		n, err := strconv.ParseInt(v, 10, 64)
 		if err != nil {
 			return err
