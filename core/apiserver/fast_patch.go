@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"reflect"
+	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -163,7 +164,7 @@ func jsonFields(t reflect.Type, at []int) map[string][]int {
 	fields := map[string][]int{}
 	for f := range t.Fields() {
 		if name, _, _ := strings.Cut(f.Tag.Get("json"), ","); name != "" && name != "-" && !f.Anonymous || name == "metadata" {
-			fields[name] = append(at[:len(at):len(at)], f.Index...)
+			fields[name] = slices.Concat(at, f.Index)
 		}
 	}
 	return fields
