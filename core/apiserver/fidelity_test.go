@@ -33,7 +33,10 @@ type corpus struct {
 	// Resource is the path of the resource: "api/v1/pods".
 	Resource string
 	Cluster  bool
-	Base     map[string]any
+	// Gates are features that upstream has to be started with to answer so;
+	// then KEELSON_ORACLE_GATES has to be set to write the golden file.
+	Gates []string
+	Base  map[string]any
 	// Create are created as a dry run.
 	Create map[string]map[string]any
 	Update []updates
@@ -76,6 +79,10 @@ func TestFidelity(t *testing.T) {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".yaml"), func(t *testing.T) {
 			var c corpus
 			readYAML(t, file, &c)
+			if *update && len(c.Gates) > 0 && os.Getenv("KEELSON_ORACLE_GATES") == "" {
+				t.Logf("left as it is: upstream needs the features %v", c.Gates)
+				return
+			}
 			got := s.run(t, &c)
 			golden := strings.TrimSuffix(file, ".yaml") + ".golden"
 			if *update {

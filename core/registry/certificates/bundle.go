@@ -11,9 +11,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"keelson.dev/keelson/core/registry/podspec"
 	"keelson.dev/keelson/core/registry/resource"
 )
 
@@ -58,7 +58,7 @@ func validateBundle(b *bundle) field.ErrorList {
 		if !strings.HasPrefix(b.Name, prefix) {
 			errs = append(errs, field.Invalid(name, b.Name, fmt.Sprintf("ClusterTrustBundle for signerName %s must be named with prefix %s", signer, prefix)))
 		}
-		errs = append(errs, validateSigner(signer, spec.Child("signerName"))...)
+		errs = append(errs, podspec.ValidateSignerName(signer, spec.Child("signerName"))...)
 	} else if strings.Contains(b.Name, ":") {
 		errs = append(errs, field.Invalid(name, b.Name, "ClusterTrustBundle without signer name must not have \":\" in its name"))
 	}
@@ -98,34 +98,4 @@ func validateAnchors(text string, at *field.Path) field.ErrorList {
 		return field.ErrorList{field.Invalid(at, omitted, "at least one trust anchor must be provided")}
 	}
 	return nil
-}
-
-// validateSigner checks the name of a signer: a domain of two parts at least, a slash, and a name.
-func validateSigner(name string, at *field.Path) field.ErrorList {
-	if name == "" {
-		return field.ErrorList{field.Required(at, "")}
-	}
-	domain, path, ok := strings.Cut(name, "/")
-	if !ok || strings.Contains(path, "/") {
-		return field.ErrorList{field.Invalid(at, name, "must be a fully qualified domain and path of the form 'example.com/signer-name'")}
-	}
-	var errs field.ErrorList
-	labels := strings.Split(domain, ".")
-	if len(labels) < 2 {
-		errs = append(errs, field.Invalid(at, domain, "should be a domain with at least two segments separated by dots"))
-	}
-	check := func(parts []string, value string, judge func(string) []string) {
-		for _, part := range parts {
-			for _, msg := range judge(part) {
-				errs = append(errs, field.Invalid(at, value, fmt.Sprintf("validating label %q: %s", part, msg)))
-			}
-		}
-	}
-	check(labels, domain, validation.IsDNS1123Label)
-	check(strings.Split(path, "."), path, validation.IsDNS1123Subdomain)
-	const maxName = 571 // of the forms namespace.name in a path, as the API says
-	if len(name) > maxName {
-		errs = append(errs, field.TooLong(at, "", maxName))
-	}
-	return errs
 }

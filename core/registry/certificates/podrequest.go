@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"keelson.dev/keelson/core/registry/podspec"
 	"keelson.dev/keelson/core/registry/resource"
 )
 
@@ -77,7 +78,7 @@ var podRequests = &resource.Definition[*podRequest]{
 
 func validatePodRequest(r *podRequest) field.ErrorList {
 	spec := field.NewPath("spec")
-	errs := validateSigner(r.Spec.SignerName, spec.Child("signerName"))
+	errs := podspec.ValidateSignerName(r.Spec.SignerName, spec.Child("signerName"))
 	for _, f := range []struct {
 		name, value string
 		uid         bool

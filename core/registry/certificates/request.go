@@ -15,6 +15,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/registry/rest"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
+
+	"keelson.dev/keelson/core/registry/podspec"
 )
 
 // minSeconds is the shortest life that may be asked for.
@@ -53,7 +55,7 @@ func validate(r *request) field.ErrorList {
 	if r.Spec.SignerName == legacySigner && r.ResourceVersion == "" {
 		errs = append(errs, field.Invalid(at, r.Spec.SignerName, "the legacy signerName is not allowed via this API version"))
 	} else {
-		errs = append(errs, validateSigner(r.Spec.SignerName, at)...)
+		errs = append(errs, podspec.ValidateSignerName(r.Spec.SignerName, at)...)
 	}
 	if s := r.Spec.ExpirationSeconds; s != nil && *s < minSeconds {
 		errs = append(errs, field.Invalid(spec.Child("expirationSeconds"), *s, "may not specify a duration less than 600 seconds (10 minutes)"))

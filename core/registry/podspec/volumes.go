@@ -228,6 +228,16 @@ func validateProjected(v *corev1.ProjectedVolumeSource, at *field.Path) field.Er
 		if s.ServiceAccountToken != nil {
 			errs = append(errs, validateProjectedToken(s.ServiceAccountToken, p.Child("serviceAccountToken"), at)...)
 		}
+		if b := s.ClusterTrustBundle; b != nil {
+			errs = append(errs, validateBundleProjection(b, p.Child("clusterTrustBundle"))...)
+			take(b.Path, b.Path)
+		}
+		if c := s.PodCertificate; c != nil {
+			errs = append(errs, validateCertificateProjection(c, p.Child("podCertificate"))...)
+			for _, path := range []string{c.CredentialBundlePath, c.KeyPath, c.CertificateChainPath} {
+				take(path, path)
+			}
+		}
 	}
 	return errs
 }
