@@ -75,7 +75,7 @@ func compileGates(t reflect.Type, gates []Gate) gateStep {
 	for i, g := range gates {
 		for _, path := range g.Fields {
 			at, in := &root, t
-			for _, name := range strings.SplitSeq(path, ".") {
+			for name := range strings.SplitSeq(path, ".") {
 				at, in = at.step(name, in, path)
 			}
 			at.features |= 1 << i
