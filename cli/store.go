@@ -33,8 +33,8 @@ func newStoreCheckCommand(streams genericiooptions.IOStreams) *cobra.Command {
 			records, the order of revisions, the counters, and what lookups find. Each object is decrypted, if
 			it is encrypted with Keelson's own keys, and decoded.
 
-			The check works on a copy in the store's folder (links to the tables, copies of the write-ahead
-			logs) and removes it; the store stays as it is. The exit code is 0 if the store is whole and 1 if
+			The check works on a copy in the store's folder and removes it; the store stays as it is. The copy
+			needs as much space as the store, unless the file system can share blocks. The exit code is 0 if the store is whole and 1 if
 			it is not, or could not be checked.`),
 		Example: templates.Examples(`
 			keelson down

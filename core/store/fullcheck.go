@@ -75,8 +75,8 @@ type checking struct {
 }
 
 // Check reads all of a store that is not served, and compares it with itself: checksums of tables and records, their
-// order, the counters, HEAD, and what lookups find. It works on a copy within the directory, which has links to the
-// tables and is removed again, and changes nothing else. An error says that it could not check, ErrLocked that a process
+// order, the counters, HEAD, and what lookups find. It works on a copy within the directory, which is removed again,
+// and changes nothing else. An error says that it could not check, ErrLocked that a process
 // serves the store; what is wrong with the store is in the report.
 func Check(ctx context.Context, o CheckOptions) (_ *Report, err error) {
 	if info, err := os.Stat(o.Dir); err != nil {

@@ -89,6 +89,40 @@ func TestCheckWhole(t *testing.T) {
 	}
 }
 
+// TestShadowIsApart compacts all tables of the copy, which deletes them: Badger empties a file before it deletes it.
+func TestShadowIsApart(t *testing.T) {
+	template, _ := makeTemplate(t, fmt.Sprint(checkMemTable))
+	before := contents(t, template)
+	if err := makeShadow(template, 0); err != nil {
+		t.Fatal(err)
+	}
+	db := openTest(t, Options{Dir: filepath.Join(template, shadowName), memTable: checkMemTable})
+	ids := map[uint64]bool{}
+	for _, table := range db.badger.Tables() {
+		ids[table.ID] = true
+	}
+	if err := db.fillLog(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "all tables are new", func() bool {
+		if err := db.flatten(); err != nil {
+			t.Log(err)
+		}
+		for _, table := range db.badger.Tables() {
+			if ids[table.ID] {
+				return false
+			}
+		}
+		return true
+	})
+	if err := errors.Join(db.Close(), removeShadow(template)); err != nil {
+		t.Fatal(err)
+	}
+	if after := contents(t, template); !maps.Equal(before, after) {
+		t.Errorf("the copy's end changed the store: %v, before %v", after, before)
+	}
+}
+
 func TestCheckCannot(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "file")

@@ -13,8 +13,9 @@ import (
 // server starts.
 const shadowName = "check"
 
-// makeShadow makes a second store of the same contents within dir, to be opened without changing the first: links to
-// the tables, which never change, and copies of all else, holes left out. room is what Badger needs besides.
+// makeShadow makes a second store of the same contents within dir, to be opened without changing the first: copies of all
+// files, which share their blocks where the file system can do that, else with holes left out. No links: Badger empties a
+// table before it deletes it. room is what Badger needs besides.
 func makeShadow(dir string, room int64) error {
 	if err := removeShadow(dir); err != nil {
 		return err
@@ -40,12 +41,6 @@ func makeShadow(dir string, room int64) error {
 			return fmt.Errorf("check store: %w", err)
 		}
 		to := filepath.Join(shadow, rel)
-		if filepath.Ext(path) == ".sst" {
-			if err := os.Link(path, to); err != nil {
-				return fmt.Errorf("check store: %w", err)
-			}
-			continue
-		}
 		n, err := copyHoles(path, to, free-room)
 		if err != nil {
 			return fmt.Errorf("check store: copy %s: %w", path, err)
@@ -86,6 +81,9 @@ func copyHoles(from, to string, limit int64) (n int64, err error) {
 		return 0, err
 	}
 	defer dst.Close()
+	if unix.IoctlFileClone(int(dst.Fd()), int(src.Fd())) == nil {
+		return 0, nil
+	}
 	if err := dst.Truncate(info.Size()); err != nil {
 		return 0, err
 	}
