@@ -3,14 +3,11 @@ package ownedfields
 import (
 	"math/rand"
 	"reflect"
-	"slices"
 	"testing"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-
-	registry "keelson.dev/keelson/core/registry/resource"
 )
 
 // TestApplied checks that the fields of objects made by applying are those of the
@@ -21,43 +18,36 @@ func TestApplied(t *testing.T) {
 	if testing.Short() {
 		rounds = 60
 	}
-	for _, sample := range samples {
-		kinds, _, err := registry.Scheme.ObjectKinds(sample)
-		if err != nil {
-			t.Fatal(err)
+	eachSample(t, func(t *testing.T, sample runtime.Object, kind schema.GroupVersionKind) {
+		m := manager(t, plain, kind, "")
+		direct := 0
+		for seed := range rounds {
+			r := rand.New(rand.NewSource(int64(seed)))
+			obj := reflect.New(reflect.TypeOf(sample).Elem()).Interface().(runtime.Object)
+			fill(reflect.ValueOf(obj).Elem(), r, 1+r.Intn(4))
+			fields, err := runtime.DefaultUnstructuredConverter.ToUnstructured(obj)
+			if err != nil {
+				t.Fatal(err)
+			}
+			config := &unstructured.Unstructured{Object: fields}
+			config.SetGroupVersionKind(kind)
+			got, ok := fast.(*Converter).Applied(config.DeepCopy(), nil)
+			if !ok {
+				continue
+			}
+			live := reflect.New(reflect.TypeOf(sample).Elem()).Interface().(runtime.Object)
+			entries, err := outcome(m.Apply(live, config, "x", false))
+			if err != nil {
+				continue // a fault that the decoding of the object finds as well
+			}
+			direct++
+			if len(entries) != 1 || string(entries[0].FieldsV1.GetRawBytes()) != string(got) {
+				t.Fatalf("seed %d\ngot  %s\nwant %v", seed, got, entries)
+			}
 		}
-		kind := kinds[slices.IndexFunc(kinds, func(k schema.GroupVersionKind) bool { return k.Version == "v1" && k.Group != "events.k8s.io" })]
-		t.Run(kind.Kind, func(t *testing.T) {
-			m := manager(t, plain, kind, "")
-			direct := 0
-			for seed := range rounds {
-				r := rand.New(rand.NewSource(int64(seed)))
-				obj := reflect.New(reflect.TypeOf(sample).Elem()).Interface().(runtime.Object)
-				fill(reflect.ValueOf(obj).Elem(), r, 1+r.Intn(4))
-				fields, err := runtime.DefaultUnstructuredConverter.ToUnstructured(obj)
-				if err != nil {
-					t.Fatal(err)
-				}
-				config := &unstructured.Unstructured{Object: fields}
-				config.SetGroupVersionKind(kind)
-				got, ok := fast.(*Converter).Applied(config.DeepCopy(), nil)
-				if !ok {
-					continue
-				}
-				live := reflect.New(reflect.TypeOf(sample).Elem()).Interface().(runtime.Object)
-				entries, err := outcome(m.Apply(live, config, "x", false))
-				if err != nil {
-					continue // a fault that the decoding of the object finds as well
-				}
-				direct++
-				if len(entries) != 1 || string(entries[0].FieldsV1.GetRawBytes()) != string(got) {
-					t.Fatalf("seed %d\ngot  %s\nwant %v", seed, got, entries)
-				}
-			}
-			t.Logf("%d of %d directly", direct, rounds)
-			if direct < rounds/20 { // most random objects have doubles in lists
-				t.Errorf("%d of %d made directly; the test shows little", direct, rounds)
-			}
-		})
-	}
+		t.Logf("%d of %d directly", direct, rounds)
+		if direct < rounds/20 { // most random objects have doubles in lists
+			t.Errorf("%d of %d made directly; the test shows little", direct, rounds)
+		}
+	})
 }

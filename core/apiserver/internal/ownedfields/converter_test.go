@@ -143,6 +143,19 @@ func outcome(obj runtime.Object, err error) ([]metav1.ManagedFieldsEntry, error)
 	return entries, nil
 }
 
+// eachSample runs a subtest for each kind of samples.
+func eachSample(t *testing.T, test func(t *testing.T, sample runtime.Object, kind schema.GroupVersionKind)) {
+	t.Helper()
+	for _, sample := range samples {
+		kinds, _, err := registry.Scheme.ObjectKinds(sample)
+		if err != nil {
+			t.Fatal(err)
+		}
+		kind := kinds[slices.IndexFunc(kinds, func(k schema.GroupVersionKind) bool { return k.Version == "v1" && k.Group != "events.k8s.io" })]
+		t.Run(kind.Kind, func(t *testing.T) { test(t, sample, kind) })
+	}
+}
+
 // TestSameManagedFields checks that field managers with this converter and with
 // the library's write the same, when random objects are created and changed.
 func TestSameManagedFields(t *testing.T) {
@@ -151,27 +164,20 @@ func TestSameManagedFields(t *testing.T) {
 	if testing.Short() {
 		rounds = 40
 	}
-	for _, sample := range samples {
-		kinds, _, err := registry.Scheme.ObjectKinds(sample)
-		if err != nil {
-			t.Fatal(err)
-		}
-		kind := kinds[slices.IndexFunc(kinds, func(k schema.GroupVersionKind) bool { return k.Version == "v1" && k.Group != "events.k8s.io" })]
-		t.Run(kind.Kind, func(t *testing.T) {
-			for _, subresource := range []string{"", "status"} {
-				f, p := manager(t, fast, kind, subresource), manager(t, plain, kind, subresource)
-				written := 0
-				for seed := range rounds {
-					if checkRound(t, f, p, sample, int64(seed)) {
-						written++
-					}
-				}
-				if written < rounds/2 {
-					t.Errorf("%d of %d rounds made managed fields; the test shows little", written, rounds)
+	eachSample(t, func(t *testing.T, sample runtime.Object, kind schema.GroupVersionKind) {
+		for _, subresource := range []string{"", "status"} {
+			f, p := manager(t, fast, kind, subresource), manager(t, plain, kind, subresource)
+			written := 0
+			for seed := range rounds {
+				if checkRound(t, f, p, sample, int64(seed)) {
+					written++
 				}
 			}
-		})
-	}
+			if written < rounds/2 {
+				t.Errorf("%d of %d rounds made managed fields; the test shows little", written, rounds)
+			}
+		}
+	})
 }
 
 // checkRound creates an object and changes it three times with both managers.
@@ -213,44 +219,37 @@ func TestCreated(t *testing.T) {
 	if testing.Short() {
 		rounds = 100
 	}
-	for _, sample := range samples {
-		kinds, _, err := registry.Scheme.ObjectKinds(sample)
-		if err != nil {
-			t.Fatal(err)
+	eachSample(t, func(t *testing.T, sample runtime.Object, kind schema.GroupVersionKind) {
+		m := manager(t, plain, kind, "")
+		direct := 0
+		for seed := range rounds {
+			r := rand.New(rand.NewSource(int64(seed)))
+			obj := reflect.New(reflect.TypeOf(sample).Elem()).Interface().(runtime.Object)
+			fill(reflect.ValueOf(obj).Elem(), r, 1+r.Intn(5))
+			obj.GetObjectKind().SetGroupVersionKind(kind)
+			got, ok := fast.(*Converter).Created(obj, nil)
+			if !ok {
+				continue
+			}
+			direct++
+			live := reflect.New(reflect.TypeOf(sample).Elem()).Interface().(runtime.Object)
+			entries, err := outcome(m.Update(live, obj.DeepCopyObject(), "x"))
+			want := "{}"
+			if err != nil {
+				t.Fatalf("seed %d: %v", seed, err)
+			}
+			if len(entries) > 0 {
+				want = string(entries[0].FieldsV1.GetRawBytes())
+			}
+			if string(got) != want {
+				t.Fatalf("seed %d\ngot  %s\nwant %s", seed, got, want)
+			}
 		}
-		kind := kinds[slices.IndexFunc(kinds, func(k schema.GroupVersionKind) bool { return k.Version == "v1" && k.Group != "events.k8s.io" })]
-		t.Run(kind.Kind, func(t *testing.T) {
-			m := manager(t, plain, kind, "")
-			direct := 0
-			for seed := range rounds {
-				r := rand.New(rand.NewSource(int64(seed)))
-				obj := reflect.New(reflect.TypeOf(sample).Elem()).Interface().(runtime.Object)
-				fill(reflect.ValueOf(obj).Elem(), r, 1+r.Intn(5))
-				obj.GetObjectKind().SetGroupVersionKind(kind)
-				got, ok := fast.(*Converter).Created(obj, nil)
-				if !ok {
-					continue
-				}
-				direct++
-				live := reflect.New(reflect.TypeOf(sample).Elem()).Interface().(runtime.Object)
-				entries, err := outcome(m.Update(live, obj.DeepCopyObject(), "x"))
-				want := "{}"
-				if err != nil {
-					t.Fatalf("seed %d: %v", seed, err)
-				}
-				if len(entries) > 0 {
-					want = string(entries[0].FieldsV1.GetRawBytes())
-				}
-				if string(got) != want {
-					t.Fatalf("seed %d\ngot  %s\nwant %s", seed, got, want)
-				}
-			}
-			t.Logf("%d of %d directly", direct, rounds)
-			if direct < rounds/20 { // most random objects have doubles in lists
-				t.Errorf("%d of %d made directly; the test shows little", direct, rounds)
-			}
-		})
-	}
+		t.Logf("%d of %d directly", direct, rounds)
+		if direct < rounds/20 { // most random objects have doubles in lists
+			t.Errorf("%d of %d made directly; the test shows little", direct, rounds)
+		}
+	})
 }
 
 // TestCreatedDirectly checks that usual pods need no help of the library.
