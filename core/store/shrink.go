@@ -125,10 +125,10 @@ func (db *DB) flatten() error {
 	return nil
 }
 
-// fillLog writes as much as a log takes.
+// fillLog writes as much as a log takes, and once more, as Badger looks before each write whether the log is full.
 func (db *DB) fillLog(ctx context.Context) error {
 	chunk := db.opts.groupBytes() / 4
-	for n := int64(0); n < db.opts.memTable; n += int64(chunk) {
+	for n := int64(0); n <= db.opts.memTable; n += int64(chunk) {
 		if err := db.submit(ctx, &op{kind: opFill, key: "the log", value: make([]byte, chunk), expires: n}); err != nil {
 			return fmt.Errorf("fill the write-ahead log: %w", err)
 		}
