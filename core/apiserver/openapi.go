@@ -81,17 +81,23 @@ func serveOpenAPI(s *Server) {
 		server: s, crds: newCRDDocuments(s), remote: newRemoteDocuments(s), version3: map[string]string{},
 	}
 	m := s.generic.Handler.NonGoRestfulMux
-	m.Handle("/openapi/v2", o.answer(o.current2))
-	m.Handle("/openapi/v3", o.answer(o.current3))
-	m.HandlePrefix("/openapi/v3/", o.known3(o.answer(o.current3)))
+	m.Handle("/openapi/v2", o.answer(o.current2, nil))
+	m.Handle("/openapi/v3", o.answer(o.current3, nil))
+	m.HandlePrefix("/openapi/v3/", o.answer(o.current3, o.has3))
 }
 
-func (o *openAPI) answer(current func() (http.Handler, error)) http.Handler {
+// answer serves what current brings up to date. With has, it answers for paths
+// that there are not: the service behind it would say nothing of them.
+func (o *openAPI) answer(current func() (http.Handler, error), has func(path string) bool) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		o.remote.refresh(r.Context())
 		h, err := current()
 		if err != nil {
 			http.Error(w, "make OpenAPI document: "+err.Error(), http.StatusInternalServerError)
+			return
+		}
+		if has != nil && !has(r.URL.Path) {
+			w.WriteHeader(http.StatusNotFound)
 			return
 		}
 		h.ServeHTTP(w, r)
@@ -189,21 +195,9 @@ func (o *openAPI) current3() (http.Handler, error) {
 	return o.serve3, nil
 }
 
-// known3 answers for documents that there are not, of which the service behind
-// it would say nothing.
-func (o *openAPI) known3(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		o.remote.refresh(r.Context())
-		path := strings.TrimPrefix(r.URL.Path, "/openapi/v3/")
-		if _, err := o.current3(); err == nil && !o.has3(path) {
-			w.WriteHeader(http.StatusNotFound)
-			return
-		}
-		next.ServeHTTP(w, r)
-	})
-}
-
+// has3 says whether there is a document of version 3 at a path.
 func (o *openAPI) has3(path string) bool {
+	path = strings.TrimPrefix(path, "/openapi/v3/")
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	_, other := o.version3[path]
