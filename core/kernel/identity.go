@@ -136,7 +136,7 @@ func (i *identity) renew(ctx context.Context, client kubernetes.Interface) error
 	got := false
 	one := func(pair pluginhost.KeyPair, ask request) pluginhost.KeyPair {
 		leaf := leafOf(pair)
-		if leaf != nil && leaf.NotAfter.Sub(i.now()) >= leaf.NotAfter.Sub(leaf.NotBefore)/3 {
+		if leaf != nil && !pki.Old(leaf, i.now()) {
 			return pair
 		}
 		fresh, err := i.request(ctx, client, ask)

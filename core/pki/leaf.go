@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	"keelson.dev/keelson/core/atomicfile"
 )
@@ -82,7 +83,7 @@ func (l *Leaf) GetClientCertificate(*tls.CertificateRequestInfo) (*tls.Certifica
 // renew issues the certificate when there is none or it gets old. Called with
 // mu held; writes files under it, which happens once in eight months.
 func (l *Leaf) renew() error {
-	if l.cert != nil && !l.old(l.cert.Leaf) {
+	if l.cert != nil && !Old(l.cert.Leaf, l.authority.now()) {
 		return nil
 	}
 	a := l.authority
@@ -104,9 +105,9 @@ func (l *Leaf) renew() error {
 	return nil
 }
 
-func (l *Leaf) old(cert *x509.Certificate) bool {
-	left := cert.NotAfter.Sub(l.authority.now())
-	return left < cert.NotAfter.Sub(cert.NotBefore)/3
+// Old says whether a certificate is to be renewed: less than a third of its life is left.
+func Old(cert *x509.Certificate, now time.Time) bool {
+	return cert.NotAfter.Sub(now) < cert.NotAfter.Sub(cert.NotBefore)/3
 }
 
 // fits says whether a loaded certificate is what the request asks for.

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"keelson.dev/keelson/core/pki"
 	pluginv1 "keelson.dev/keelson/proto/plugin/v1"
 )
 
@@ -36,15 +37,15 @@ func (u *unit) issue(d Description) (issued, error) {
 	return out, nil
 }
 
-// old says whether less than a third of the life of a certificate is left. One that
-// cannot be read is not: a new one would be no better.
+// old says whether a certificate is to be renewed. One that cannot be read is not: a
+// new one would be no better.
 func old(k *pluginv1.KeyPair, now time.Time) bool {
 	block, _ := pem.Decode(k.GetCertificate())
 	if block == nil {
 		return false
 	}
 	cert, err := x509.ParseCertificate(block.Bytes)
-	return err == nil && cert.NotAfter.Sub(now) < cert.NotAfter.Sub(cert.NotBefore)/3
+	return err == nil && pki.Old(cert, now)
 }
 
 // Renew has the credentials of all plugins looked at, and hands new ones to those whose
