@@ -306,7 +306,7 @@ func (db *DB) Close() error {
 func (db *DB) closeFiles() error {
 	var errs []error
 	if db.badger != nil {
-		if free, err := freeBytes(db.opts.Dir); err == nil && free < db.opts.tableBytes() && db.opts.MinFreeBytes >= 0 {
+		if lacks, free, _ := db.opts.lacks(db.opts.tableBytes()); lacks {
 			// Badger would make tables, and there is no room. All is in the write-ahead logs; the next start reads them.
 			db.log.Warn("Closed store as it is, the disk is full", "dir", db.opts.Dir, "free", free)
 		} else {

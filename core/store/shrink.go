@@ -60,10 +60,10 @@ func (db *DB) shrink(now time.Time) {
 	if since == 0 && now.Sub(s.at) < shrinkAgain {
 		return // as at the last look
 	}
-	select {
-	case <-s.running:
-	default:
-		if s.running != nil {
+	if s.running != nil {
+		select {
+		case <-s.running:
+		default:
 			return
 		}
 	}
@@ -78,7 +78,7 @@ func (db *DB) shrink(now time.Time) {
 	case garbage <= s.left+db.opts.slack() && now.Sub(s.at) < shrinkAgain:
 		return // something holds it, such as a snapshot
 	}
-	if free, err := freeBytes(db.opts.Dir); err != nil || db.opts.MinFreeBytes >= 0 && free < 2*db.opts.tableBytes() {
+	if lacks, _, err := db.opts.lacks(2 * db.opts.tableBytes()); lacks || err != nil {
 		return
 	}
 	s.at = now

@@ -52,34 +52,32 @@ func noSpace(dir string, free, need int64) error {
 // makes of two, with as much again for what it does at the same time.
 func (o *Options) tableBytes() int64 { return 2*o.memTable + o.memTable/4 }
 
+// lacks tells whether the disk has less than need left, and how much that is. With a negative MinFreeBytes nobody looks.
+func (o *Options) lacks(need int64) (lacks bool, free int64, err error) {
+	if o.MinFreeBytes < 0 {
+		return false, 0, nil
+	}
+	free, err = freeBytes(o.Dir)
+	return err == nil && free < need, free, err
+}
+
 // diskFull returns the error for writes when the disk is nearly full.
 func (db *DB) diskFull() error {
-	if db.opts.MinFreeBytes < 0 {
-		return nil
-	}
-	free, err := freeBytes(db.opts.Dir)
-	if err != nil {
-		return err
-	}
-	if free < db.opts.MinFreeBytes {
+	lacks, free, err := db.opts.lacks(db.opts.MinFreeBytes)
+	if lacks {
 		return noSpace(db.opts.Dir, free, db.opts.MinFreeBytes)
 	}
-	return nil
+	return err
 }
 
 // checkOpenSpace refuses to open a store on a full disk: Badger makes tables of the write-ahead logs as it opens.
 func checkOpenSpace(o *Options) error {
-	if o.MinFreeBytes < 0 {
-		return nil
-	}
-	free, err := freeBytes(o.Dir)
-	if err != nil {
-		return err
-	}
-	if need := 2 * o.tableBytes(); free < need {
+	need := 2 * o.tableBytes()
+	lacks, free, err := o.lacks(need)
+	if lacks {
 		return fmt.Errorf("open store %s: the disk has %d bytes left, opening needs %d: free some space", o.Dir, free, need)
 	}
-	return nil
+	return err
 }
 
 // wal knows Badger's write-ahead logs: the one that is written to, and the next, which lies ready with its blocks
