@@ -1,11 +1,8 @@
 package main
 
 import (
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"text/tabwriter"
 	"time"
@@ -55,19 +52,14 @@ func newListCommand(streams genericiooptions.IOStreams) *cobra.Command {
 
 // keptBackupDir is the --backup-dir of the last keelson up.
 func keptBackupDir(data string) (string, error) {
-	path := filepath.Join(data, settingsFile)
-	text, err := os.ReadFile(path)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return "", fmt.Errorf("settings of the last keelson up: %w", err)
+	last, err := readSettings(data)
+	if err != nil {
+		return "", err
 	}
-	var last serverFlags
-	if err == nil {
-		if err := json.Unmarshal(text, &last); err != nil {
-			return "", fmt.Errorf("settings of the last keelson up: %s: %w", path, err)
+	if last != nil {
+		if kept := last.API["backup-dir"]; len(kept) > 0 && kept[0] != "" {
+			return kept[0], nil
 		}
-	}
-	if kept := last.API["backup-dir"]; len(kept) > 0 && kept[0] != "" {
-		return kept[0], nil
 	}
 	return "", fmt.Errorf("the cluster of %s was not started with --backup-dir: name the folder, as in: keelson backup list DIR", data)
 }

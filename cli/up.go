@@ -78,26 +78,38 @@ func newUpCommand(streams genericiooptions.IOStreams) *cobra.Command {
 	return cmd
 }
 
+// readSettings reads the flags of the last `up` on a data folder; nil: there was none.
+func readSettings(dataDir string) (*serverFlags, error) {
+	path := filepath.Join(dataDir, settingsFile)
+	data, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("settings of the last keelson up: %w", err)
+	}
+	last := &serverFlags{}
+	if err := json.Unmarshal(data, last); err != nil {
+		return nil, fmt.Errorf("%s is damaged (%w): remove it, and give the flags of the cluster again", path, err)
+	}
+	return last, nil
+}
+
 // recall takes over the flags of the last `up` on the same data folder, except
 // those given now.
 func (u *upCommand) recall(given *pflag.FlagSet) error {
 	if err := u.flags.complete(); err != nil {
 		return err
 	}
-	path := filepath.Join(u.flags.Data, settingsFile)
-	data, err := os.ReadFile(path)
-	if errors.Is(err, os.ErrNotExist) {
+	last, err := readSettings(u.flags.Data)
+	if err != nil {
+		return err
+	}
+	if last == nil {
 		return u.flags.givenAPI()
 	}
-	if err != nil {
-		return fmt.Errorf("settings of the last keelson up: %w", err)
-	}
-	var last serverFlags
-	if err := json.Unmarshal(data, &last); err != nil {
-		return fmt.Errorf("%s is damaged (%w): remove it, and give the flags of the cluster again", path, err)
-	}
 	now := u.flags
-	u.flags = last
+	u.flags = *last
 	u.flags.Data = now.Data
 	u.flags.options, u.flags.api = now.options, now.api
 	if err := u.flags.keptAPI(); err != nil {
