@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
@@ -79,20 +80,11 @@ func (p *NodeRestriction) asksFor(ctx context.Context, pod *corev1.Pod, audience
 		if err != nil {
 			return false, err
 		}
-		if wantsAudience(d, audience) {
+		if slices.ContainsFunc(d.Spec.TokenRequests, func(r storagev1.TokenRequest) bool { return r.Audience == audience }) {
 			return true, nil
 		}
 	}
 	return false, nil
-}
-
-func wantsAudience(d *storagev1.CSIDriver, audience string) bool {
-	for _, r := range d.Spec.TokenRequests {
-		if r.Audience == audience {
-			return true
-		}
-	}
-	return false
 }
 
 // driverOfClaim is the CSI driver of the volume that a claim is bound to; none if there is none.

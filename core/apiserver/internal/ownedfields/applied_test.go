@@ -23,7 +23,7 @@ func TestApplied(t *testing.T) {
 		direct := 0
 		for seed := range rounds {
 			r := rand.New(rand.NewSource(int64(seed)))
-			obj := reflect.New(reflect.TypeOf(sample).Elem()).Interface().(runtime.Object)
+			obj := emptyOf(sample)
 			fill(reflect.ValueOf(obj).Elem(), r, 1+r.Intn(4))
 			fields, err := runtime.DefaultUnstructuredConverter.ToUnstructured(obj)
 			if err != nil {
@@ -35,7 +35,7 @@ func TestApplied(t *testing.T) {
 			if !ok {
 				continue
 			}
-			live := reflect.New(reflect.TypeOf(sample).Elem()).Interface().(runtime.Object)
+			live := emptyOf(sample)
 			entries, err := outcome(m.Apply(live, config, "x", false))
 			if err != nil {
 				continue // a fault that the decoding of the object finds as well

@@ -143,6 +143,11 @@ func outcome(obj runtime.Object, err error) ([]metav1.ManagedFieldsEntry, error)
 	return entries, nil
 }
 
+// emptyOf is a new object of a sample's type.
+func emptyOf(sample runtime.Object) runtime.Object {
+	return reflect.New(reflect.TypeOf(sample).Elem()).Interface().(runtime.Object)
+}
+
 // eachSample runs a subtest for each kind of samples.
 func eachSample(t *testing.T, test func(t *testing.T, sample runtime.Object, kind schema.GroupVersionKind)) {
 	t.Helper()
@@ -184,7 +189,7 @@ func TestSameManagedFields(t *testing.T) {
 func checkRound(t *testing.T, fast, plain *managedfields.FieldManager, sample runtime.Object, seed int64) bool {
 	t.Helper()
 	r := rand.New(rand.NewSource(seed))
-	empty := reflect.New(reflect.TypeOf(sample).Elem()).Interface().(runtime.Object)
+	empty := emptyOf(sample)
 	obj := empty.DeepCopyObject()
 	fill(reflect.ValueOf(obj).Elem(), r, 4)
 	live := empty
@@ -224,7 +229,7 @@ func TestCreated(t *testing.T) {
 		direct := 0
 		for seed := range rounds {
 			r := rand.New(rand.NewSource(int64(seed)))
-			obj := reflect.New(reflect.TypeOf(sample).Elem()).Interface().(runtime.Object)
+			obj := emptyOf(sample)
 			fill(reflect.ValueOf(obj).Elem(), r, 1+r.Intn(5))
 			obj.GetObjectKind().SetGroupVersionKind(kind)
 			got, ok := fast.(*Converter).Created(obj, nil)
@@ -232,7 +237,7 @@ func TestCreated(t *testing.T) {
 				continue
 			}
 			direct++
-			live := reflect.New(reflect.TypeOf(sample).Elem()).Interface().(runtime.Object)
+			live := emptyOf(sample)
 			entries, err := outcome(m.Update(live, obj.DeepCopyObject(), "x"))
 			want := "{}"
 			if err != nil {

@@ -132,9 +132,7 @@ func TestRootOverlayOfManyLayers(t *testing.T) {
 }
 
 func FuzzUnpack(f *testing.F) {
-	if os.Geteuid() != 0 {
-		f.Skip("SKIPPED: this test needs root")
-	}
+	need.Root(f)
 	f.Add(layer(f, entry{name: "a/../../b", body: "x"}))
 	f.Add(layer(f, entry{name: "l", link: "/", kind: tar.TypeSymlink}, entry{name: "l/.wh.x"}))
 	f.Fuzz(func(t *testing.T, data []byte) {
