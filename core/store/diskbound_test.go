@@ -180,7 +180,7 @@ func (s *simulated) checkIndex() {
 		versions += cap(e.versions)
 		return true
 	})
-	if most := s.leases + s.pods; keys > most || versions > 16*most {
+	if most := s.leases + s.pods; keys > most || versions > 2*minVersions*most {
 		s.t.Errorf("the index has %d keys with room for %d versions, want at most %d keys", keys, versions, most)
 	}
 	if n := cap(db.index.expiry); n > 8*s.pods {

@@ -125,10 +125,16 @@ func (x *index) drop(key string, rev uint64) {
 		}
 		return v.rev == rev
 	})
-	if len(e.versions) == 0 {
+	switch n := len(e.versions); {
+	case n == 0:
 		x.tree.Delete(e)
+	case cap(e.versions) > minVersions && n <= cap(e.versions)/4:
+		e.versions = append(make([]version, 0, max(2*n, minVersions)), e.versions...)
 	}
 }
+
+// minVersions is the room for versions that an entry keeps; of more, it gives back what a burst of writes has left.
+const minVersions = 4
 
 // find returns a version of a key by its revision.
 func (x *index) find(key string, rev uint64) *version {
