@@ -56,9 +56,8 @@ func TestRootClusterIP(t *testing.T) {
 			w.answers("", network, "10.96.0.20:80", podB)
 			w.answers(podB, network, "10.96.0.20:80", podB+" "+gateway) // hairpin
 			for _, target := range []string{"10.96.0.30:80", "10.96.0.20:81", "10.111.0.1:80"} {
-				start := time.Now()
-				if got, err := nstest.Ask(t, w.pods[podA], network, target); err == nil || !strings.Contains(err.Error(), "refused") || time.Since(start) > time.Second {
-					t.Errorf("%s %s: got %q, %v after %s, want refused at once", network, target, got, err, time.Since(start))
+				if got, err := nstest.Ask(t, w.pods[podA], network, target); err == nil || !strings.Contains(err.Error(), "refused") {
+					t.Errorf("%s %s: got %q, %v, want refused", network, target, got, err)
 				}
 			}
 		}

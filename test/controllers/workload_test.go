@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/utils/ptr"
 )
 
@@ -195,31 +196,28 @@ func TestRecreate(t *testing.T) {
 	defer w.Stop()
 	c.patchDeployment("db", `{"spec":{"template":{"spec":{"containers":[{"name":"c","image":"app:2"}]}}}}`)
 	c.rolledOut("db")
-	alive := map[string]string{}
-	for {
+	alive := map[string]string{} // image by pod
+	for images := map[string]bool{}; len(alive) != 2 || !images["app:2"]; {
+		var e watch.Event
 		select {
-		case e := <-w.ResultChan():
-			pod, ok := e.Object.(*corev1.Pod)
-			if !ok {
-				continue
-			}
-			if alive[pod.Name] = pod.Spec.Containers[0].Image; e.Type == "DELETED" {
-				delete(alive, pod.Name)
-			}
-			images := map[string]bool{}
-			for _, img := range alive {
-				images[img] = true
-			}
-			if len(images) > 1 {
-				t.Fatalf("old and new pods at once: %v", alive)
-			}
-			continue
-		case <-time.After(300 * time.Millisecond):
+		case e = <-w.ResultChan():
+		case <-time.After(time.Minute):
+			t.Fatalf("at the end there are %v, want two pods of the new image", alive)
 		}
-		break
-	}
-	if len(alive) != 2 {
-		t.Errorf("at the end there are %v, want two pods", alive)
+		pod, ok := e.Object.(*corev1.Pod)
+		if !ok {
+			t.Fatalf("the watch sent %v", e)
+		}
+		if alive[pod.Name] = pod.Spec.Containers[0].Image; e.Type == watch.Deleted {
+			delete(alive, pod.Name)
+		}
+		clear(images)
+		for _, img := range alive {
+			images[img] = true
+		}
+		if len(images) > 1 {
+			t.Fatalf("old and new pods at once: %v", alive)
+		}
 	}
 }
 
