@@ -42,6 +42,7 @@ type session struct {
 	rpc     pluginv1.PluginServiceClient
 	started time.Time
 	mark    int64 // what the log had before
+	version int   // of the base contract, as negotiated; what a higher one has must not be used
 
 	description Description
 	issued      issued
@@ -151,10 +152,8 @@ func (u *unit) newProcess(cmd Command, t Transport) *process {
 
 func (u *unit) clientConfig(p *process, clientTLS *tls.Config) *plugin.ClientConfig {
 	return &plugin.ClientConfig{
-		HandshakeConfig: plugin.HandshakeConfig{MagicCookieKey: pluginv1.CookieKey, MagicCookieValue: pluginv1.CookieValue},
-		VersionedPlugins: map[int]plugin.PluginSet{
-			pluginv1.ProtocolVersion: {pluginv1.ServiceName: dispensed{}},
-		},
+		HandshakeConfig:  plugin.HandshakeConfig{MagicCookieKey: pluginv1.CookieKey, MagicCookieValue: pluginv1.CookieValue},
+		VersionedPlugins: offered(),
 		AllowedProtocols: []plugin.Protocol{plugin.ProtocolGRPC},
 		TLSConfig:        clientTLS,
 		SkipHostEnv:      true,
@@ -177,6 +176,8 @@ func (s *session) connect() error {
 	if err != nil {
 		return handshakeError(err)
 	}
+	s.version = s.client.NegotiatedVersion()
+	s.unit.update(func(st *Status) { st.Protocol = s.version })
 	if err := protocol.Ping(); err != nil {
 		return fmt.Errorf("connect: %w", err)
 	}
@@ -190,6 +191,9 @@ func (s *session) connect() error {
 
 // handshakeError puts go-plugin's words for a program that is no plugin into ours.
 func handshakeError(err error) error {
+	if refused := versionError(err); refused != nil {
+		return refused
+	}
 	const unknown = "Unrecognized remote plugin message: "
 	rest, ok := strings.CutPrefix(err.Error(), unknown)
 	if !ok {

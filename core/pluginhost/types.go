@@ -163,6 +163,9 @@ type Status struct {
 	Restarts int
 	// Version as described; empty before the first start.
 	Version string
+	// Protocol is the version of the base contract that was negotiated; 0 before the
+	// first handshake.
+	Protocol int
 	// Message is what the plugin says of its state.
 	Message string
 	// LastError is why it ended or could not start last; it stays while it runs again.

@@ -61,13 +61,11 @@ func Main(p Plugin) {
 	}()
 
 	plugin.Serve(&plugin.ServeConfig{
-		HandshakeConfig: plugin.HandshakeConfig{MagicCookieKey: pluginv1.CookieKey, MagicCookieValue: pluginv1.CookieValue},
-		VersionedPlugins: map[int]plugin.PluginSet{
-			pluginv1.ProtocolVersion: {pluginv1.ServiceName: &served{service: service}},
-		},
-		TLSProvider: handover.tls,
-		GRPCServer:  plugin.DefaultGRPCServer,
-		Logger:      hclog.New(&hclog.LoggerOptions{Output: stderr, JSONFormat: true, Level: hclog.Warn}),
+		HandshakeConfig:  plugin.HandshakeConfig{MagicCookieKey: pluginv1.CookieKey, MagicCookieValue: pluginv1.CookieValue},
+		VersionedPlugins: served{service: service}.versions(),
+		TLSProvider:      handover.tls,
+		GRPCServer:       plugin.DefaultGRPCServer,
+		Logger:           hclog.New(&hclog.LoggerOptions{Output: stderr, JSONFormat: true, Level: hclog.Warn}),
 	})
 	// The kernel hung up, or the handshake was not possible.
 	service.shutdown()
@@ -132,6 +130,16 @@ func (id identity) tls() (*tls.Config, error) {
 type served struct {
 	plugin.NetRPCUnsupportedPlugin
 	service *Service
+}
+
+// versions is the service under each version of the contract: it does all of the highest
+// one, and the kernel calls no more than the version that it took.
+func (s served) versions() map[int]plugin.PluginSet {
+	set := map[int]plugin.PluginSet{}
+	for _, v := range pluginv1.ProtocolVersions() {
+		set[v] = plugin.PluginSet{pluginv1.ServiceName: &s}
+	}
+	return set
 }
 
 // GRPCServer registers the service.

@@ -45,7 +45,7 @@ func launch(t *testing.T, creds issuer, name string, cmd *exec.Cmd) plugintest.S
 	cmd.Env = []string{pluginv1.HandoverEnv + "=3"}
 	client := plugin.NewClient(&plugin.ClientConfig{
 		HandshakeConfig:  plugin.HandshakeConfig{MagicCookieKey: pluginv1.CookieKey, MagicCookieValue: pluginv1.CookieValue},
-		VersionedPlugins: map[int]plugin.PluginSet{pluginv1.ProtocolVersion: {pluginv1.ServiceName: contract{}}},
+		VersionedPlugins: map[int]plugin.PluginSet{pluginv1.Version2: {pluginv1.ServiceName: contract{}}},
 		AllowedProtocols: []plugin.Protocol{plugin.ProtocolGRPC},
 		TLSConfig:        clientTLS(t, transport.Host, transport.CA, name),
 		Cmd:              cmd, SkipHostEnv: true, Logger: hclog.NewNullLogger(),

@@ -24,13 +24,19 @@ import (
 	pluginv1 "keelson.dev/keelson/proto/plugin/v1"
 )
 
-// TestMain makes this binary a plugin ("plugin-run NAME") or a host ("host DIR") when it
-// is executed as such.
+// TestMain makes this binary a plugin ("plugin-run NAME", "plugin-versions 1,2 NAME") or a
+// host ("host DIR") when it is executed as such.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 2 {
 		switch os.Args[1] {
 		case "plugin-run":
 			kit.Main(builtIn(os.Args[2]))
+		case "plugin-versions":
+			if err := versionsMain(os.Args[2], os.Args[3]); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(1)
+			}
+			os.Exit(0)
 		case "host":
 			os.Exit(hostMain(os.Args[2]))
 		}

@@ -17,6 +17,16 @@
 // is its log, one JSON object (log/slog's keys) or plain line for each line. The pipe
 // ends with the kernel; so does the plugin then.
 //
+// # Versions
+//
+// The protocol version in that line is the highest one of handshake.go that the plugin
+// speaks and the kernel has named in PLUGIN_PROTOCOL_VERSIONS. A plugin that does not read
+// the variable says 1. Within a version fields and methods are added only, and each side
+// ignores what it does not know; a new version is made where the kernel has to know
+// beforehand what a plugin can do. A kernel speaks at least two versions, so that plugins
+// and kernel can be upgraded one after the other. A plugin of another version is not
+// started, and status.lastError has the versions of both sides.
+//
 // # The order of calls
 //
 //		Describe -> Configure -> Activate -> Health ... Drain -> Stop

@@ -7,12 +7,24 @@ const (
 	// started as a plugin".
 	CookieKey   = "KEELSON_PLUGIN"
 	CookieValue = "7d9f7c5e-keelson-plugin"
-	// ProtocolVersion is the version of this contract; go-plugin negotiates the
-	// highest one that both sides have.
-	ProtocolVersion = 1
 	// ServiceName is the key of PluginService in go-plugin's plugin set.
 	ServiceName = "plugin"
 )
+
+// Versions of the contract, negotiated at the handshake: the kernel names those that it
+// speaks in PLUGIN_PROTOCOL_VERSIONS ("1,2"), the plugin answers with the highest one that
+// it speaks too, or with one of its own, which the kernel then refuses.
+const (
+	// Version1 is Describe, Configure, Activate, Deactivate, Health, Renew, Drain and Stop.
+	Version1 = 1
+	// Version2 is Version1 with what a swap without a gap and shadow mode need: sockets that
+	// the kernel hands over, the mode in Activate, and the Decisions stream. Of a plugin
+	// that speaks Version1 alone the kernel wants none of it.
+	Version2 = 2
+)
+
+// ProtocolVersions are the versions that this module speaks, ascending.
+func ProtocolVersions() []int { return []int{Version1, Version2} }
 
 // What the kernel gives a plugin process besides the handshake.
 const (
