@@ -44,6 +44,9 @@ func userRoles() []*rbacv1.ClusterRole {
 			rule(read, "policy", "poddisruptionbudgets", "poddisruptionbudgets/status"),
 			rule(read, "networking.k8s.io", "ingresses", "ingresses/status", "networkpolicies"),
 			rule(read, "resource.k8s.io", "resourceclaims", "resourceclaims/status", "resourceclaimtemplates")),
+		// Keelson's own: who may see the cluster may see what it runs on. Only cluster-admin changes it, as a plugin
+		// is a program that runs as root.
+		part("keelson:view-plugins", []string{"view"}, rule(read, "keelson.dev", "plugins", "plugins/comparison", "plugins/status")),
 		whole("view", []string{"edit"}),
 	}
 }

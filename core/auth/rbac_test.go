@@ -174,6 +174,30 @@ func TestAggregation(t *testing.T) {
 	}
 }
 
+// TestPluginsAreTheClusterAdministrators: a plugin runs as root, so nobody else may
+// change one; who may see the cluster may see them.
+func TestPluginsAreTheClusterAdministrators(t *testing.T) {
+	r := loaded(clusterBinding("a", "admin", userNamed("admin")), clusterBinding("e", "edit", userNamed("edit")),
+		clusterBinding("v", "view", userNamed("view")), clusterBinding("c", "cluster-admin", userNamed("root")))
+	for _, role := range ClusterRoles() {
+		r.set(role)
+	}
+	for who, mayChange := range map[string]bool{"root": true, "admin": false, "edit": false, "view": false, "other": false} {
+		for _, verb := range []string{"create", "update", "patch", "delete", "deletecollection"} {
+			for _, sub := range []string{"", "status", "restart", "swap"} {
+				got, _, _ := r.Authorize(t.Context(), request(someone(who), verb, "", "keelson.dev", "plugins", sub, "x"))
+				if (got == authorizer.DecisionAllow) != mayChange {
+					t.Errorf("%s %s plugins/%s: got %v, want %v", who, verb, sub, got == authorizer.DecisionAllow, mayChange)
+				}
+			}
+		}
+		got, _, _ := r.Authorize(t.Context(), request(someone(who), "list", "", "keelson.dev", "plugins", "", ""))
+		if maySee := who != "other"; (got == authorizer.DecisionAllow) != maySee {
+			t.Errorf("%s lists plugins: got %v, want %v", who, got == authorizer.DecisionAllow, maySee)
+		}
+	}
+}
+
 func TestRBACWaitsForItsObjects(t *testing.T) {
 	client := fake.NewClientset(fixtures()...)
 	factory := informers.NewSharedInformerFactory(client, 0)

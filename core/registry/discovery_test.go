@@ -23,6 +23,8 @@ var discoveryDifferences = map[string]string{
 	"keelson.dev/v1alpha1/plugins":                               "Keelson's own",
 	"keelson.dev/v1alpha1/plugins/status":                        "Keelson's own",
 	"keelson.dev/v1alpha1/plugins/log":                           "Keelson's own",
+	"keelson.dev/v1alpha1/plugins/swap":                          "Keelson's own",
+	"keelson.dev/v1alpha1/plugins/comparison":                    "Keelson's own",
 	"keelson.dev/v1alpha1/plugins/restart":                       "Keelson's own",
 	"resource.k8s.io/v1/devicetaintrules":                        "new in 1.37, and the answers are 1.36's",
 	"resource.k8s.io/v1/devicetaintrules/status":                 "new in 1.37, and the answers are 1.36's",

@@ -737,13 +737,24 @@ func GetOpenAPIDefinitions(ref common.ReferenceCallback) map[string]common.OpenA
 		intstr.IntOrString{}.OpenAPIModelName():                                      schema_apimachinery_pkg_util_intstr_IntOrString(ref),
 		version.Info{}.OpenAPIModelName():                                            schema_k8sio_apimachinery_pkg_version_Info(ref),
 		v1alpha1.Plugin{}.OpenAPIModelName():                                         schema_keelson_proto_api_v1alpha1_Plugin(ref),
+		v1alpha1.PluginCandidateStatus{}.OpenAPIModelName():                          schema_keelson_proto_api_v1alpha1_PluginCandidateStatus(ref),
+		v1alpha1.PluginComparison{}.OpenAPIModelName():                               schema_keelson_proto_api_v1alpha1_PluginComparison(ref),
+		v1alpha1.PluginDifference{}.OpenAPIModelName():                               schema_keelson_proto_api_v1alpha1_PluginDifference(ref),
+		v1alpha1.PluginLimits{}.OpenAPIModelName():                                   schema_keelson_proto_api_v1alpha1_PluginLimits(ref),
 		v1alpha1.PluginList{}.OpenAPIModelName():                                     schema_keelson_proto_api_v1alpha1_PluginList(ref),
 		v1alpha1.PluginLogOptions{}.OpenAPIModelName():                               schema_keelson_proto_api_v1alpha1_PluginLogOptions(ref),
 		v1alpha1.PluginNodeStatus{}.OpenAPIModelName():                               schema_keelson_proto_api_v1alpha1_PluginNodeStatus(ref),
+		v1alpha1.PluginResources{}.OpenAPIModelName():                                schema_keelson_proto_api_v1alpha1_PluginResources(ref),
 		v1alpha1.PluginRestart{}.OpenAPIModelName():                                  schema_keelson_proto_api_v1alpha1_PluginRestart(ref),
+		v1alpha1.PluginRevision{}.OpenAPIModelName():                                 schema_keelson_proto_api_v1alpha1_PluginRevision(ref),
+		v1alpha1.PluginRevisionSpec{}.OpenAPIModelName():                             schema_keelson_proto_api_v1alpha1_PluginRevisionSpec(ref),
+		v1alpha1.PluginShadow{}.OpenAPIModelName():                                   schema_keelson_proto_api_v1alpha1_PluginShadow(ref),
+		v1alpha1.PluginShadowStatus{}.OpenAPIModelName():                             schema_keelson_proto_api_v1alpha1_PluginShadowStatus(ref),
 		v1alpha1.PluginSource{}.OpenAPIModelName():                                   schema_keelson_proto_api_v1alpha1_PluginSource(ref),
 		v1alpha1.PluginSpec{}.OpenAPIModelName():                                     schema_keelson_proto_api_v1alpha1_PluginSpec(ref),
 		v1alpha1.PluginStatus{}.OpenAPIModelName():                                   schema_keelson_proto_api_v1alpha1_PluginStatus(ref),
+		v1alpha1.PluginSwap{}.OpenAPIModelName():                                     schema_keelson_proto_api_v1alpha1_PluginSwap(ref),
+		v1alpha1.PluginSwapPolicy{}.OpenAPIModelName():                               schema_keelson_proto_api_v1alpha1_PluginSwapPolicy(ref),
 	}
 }
 
@@ -36867,6 +36878,251 @@ func schema_keelson_proto_api_v1alpha1_Plugin(ref common.ReferenceCallback) comm
 	}
 }
 
+func schema_keelson_proto_api_v1alpha1_PluginCandidateStatus(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "PluginCandidateStatus is a swap under way.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"revision": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Revision of the candidate.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"phase": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Phase is how far the swap is.\n\nPossible enum values:\n - `\"Standby\"` is a candidate that could take over at once.\n - `\"Starting\"` is a candidate that is launched and configured, and gets ready to take over.\n - `\"Watched\"` is a process that has taken over, while the one before it is kept.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+							Enum:        []interface{}{"Standby", "Starting", "Watched"},
+						},
+					},
+					"pid": {
+						SchemaProps: spec.SchemaProps{
+							Description: "PID is its process, 0 when none runs yet.",
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"since": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Since is when the phase began.",
+							Ref:         ref(metav1.Time{}.OpenAPIModelName()),
+						},
+					},
+					"message": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Message is what it waits for.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+				},
+				Required: []string{"revision", "phase"},
+			},
+		},
+		Dependencies: []string{
+			metav1.Time{}.OpenAPIModelName()},
+	}
+}
+
+func schema_keelson_proto_api_v1alpha1_PluginComparison(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "PluginComparison is where a plugin's shadow and the active one decide differently.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"kind": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"apiVersion": {
+						SchemaProps: spec.SchemaProps{
+							Description: "APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"metadata": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Standard object's metadata.",
+							Default:     map[string]interface{}{},
+							Ref:         ref(metav1.ObjectMeta{}.OpenAPIModelName()),
+						},
+					},
+					"active": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Active is the revision of the active one.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"shadow": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Shadow is the revision of the shadow.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"since": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Since is when counting began.",
+							Ref:         ref(metav1.Time{}.OpenAPIModelName()),
+						},
+					},
+					"same": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Same counts decisions in which both agree.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"different": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Different counts decisions in which they do not.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"activeOnly": {
+						SchemaProps: spec.SchemaProps{
+							Description: "ActiveOnly counts decisions that the shadow has not made within a minute.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"shadowOnly": {
+						SchemaProps: spec.SchemaProps{
+							Description: "ShadowOnly counts decisions that the active one has not made within a minute.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"differences": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "atomic",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "Differences are the last 1,000 decisions in which they do not agree, newest first.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref(v1alpha1.PluginDifference{}.OpenAPIModelName()),
+									},
+								},
+							},
+						},
+					},
+				},
+				Required: []string{"same", "different", "activeOnly", "shadowOnly"},
+			},
+		},
+		Dependencies: []string{
+			metav1.ObjectMeta{}.OpenAPIModelName(), metav1.Time{}.OpenAPIModelName(), v1alpha1.PluginDifference{}.OpenAPIModelName()},
+	}
+}
+
+func schema_keelson_proto_api_v1alpha1_PluginDifference(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "PluginDifference is one decision in which shadow and active one do not agree.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"key": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Key says what was decided about, such as a pod's UID.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"subject": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Subject is the same for people, such as a pod's namespace and name.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"active": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Active is what the active one decided.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"shadow": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Shadow is what the shadow decided.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"time": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Time is when the later of both decided.",
+							Ref:         ref(metav1.Time{}.OpenAPIModelName()),
+						},
+					},
+				},
+				Required: []string{"key"},
+			},
+		},
+		Dependencies: []string{
+			metav1.Time{}.OpenAPIModelName()},
+	}
+}
+
+func schema_keelson_proto_api_v1alpha1_PluginLimits(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "PluginLimits are the limits of a plugin process's cgroup. What is not set is not limited.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"memory": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Memory in bytes, at least 8Mi. A process that needs more is killed.",
+							Ref:         ref(resource.Quantity{}.OpenAPIModelName()),
+						},
+					},
+					"cpu": {
+						SchemaProps: spec.SchemaProps{
+							Description: "CPU in cores, at least 10m.",
+							Ref:         ref(resource.Quantity{}.OpenAPIModelName()),
+						},
+					},
+					"pids": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Pids is how many processes and threads there may be, at least 16.",
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+				},
+			},
+		},
+		Dependencies: []string{
+			resource.Quantity{}.OpenAPIModelName()},
+	}
+}
+
 func schema_keelson_proto_api_v1alpha1_PluginList(ref common.ReferenceCallback) common.OpenAPIDefinition {
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
@@ -37015,12 +37271,53 @@ func schema_keelson_proto_api_v1alpha1_PluginNodeStatus(ref common.ReferenceCall
 							Ref:         ref(metav1.Time{}.OpenAPIModelName()),
 						},
 					},
+					"revision": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Revision is the one that is active on this node.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"candidate": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Candidate is a swap under way on this node.",
+							Ref:         ref(v1alpha1.PluginCandidateStatus{}.OpenAPIModelName()),
+						},
+					},
+					"message": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Message is what the plugin says of its state on this node, or why a swap did not come about.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
 				},
 				Required: []string{"name"},
 			},
 		},
 		Dependencies: []string{
-			metav1.Time{}.OpenAPIModelName()},
+			metav1.Time{}.OpenAPIModelName(), v1alpha1.PluginCandidateStatus{}.OpenAPIModelName()},
+	}
+}
+
+func schema_keelson_proto_api_v1alpha1_PluginResources(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "PluginResources bound what a process of a plugin uses.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"limits": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Limits are those of the process's cgroup.",
+							Ref:         ref(v1alpha1.PluginLimits{}.OpenAPIModelName()),
+						},
+					},
+				},
+			},
+		},
+		Dependencies: []string{
+			v1alpha1.PluginLimits{}.OpenAPIModelName()},
 	}
 }
 
@@ -37057,6 +37354,256 @@ func schema_keelson_proto_api_v1alpha1_PluginRestart(ref common.ReferenceCallbac
 		},
 		Dependencies: []string{
 			metav1.ObjectMeta{}.OpenAPIModelName()},
+	}
+}
+
+func schema_keelson_proto_api_v1alpha1_PluginRevision(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "PluginRevision is one revision that ran, or should have.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"revision": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Revision is its name.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"generation": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Generation of the object that asked for it.",
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"version": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Version is what the program said of itself.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"outcome": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Outcome is what became of it.\n\nPossible enum values:\n - `\"Active\"` is the revision that is active.\n - `\"Refused\"` is a revision that never took over.\n - `\"Replaced\"` is a revision in whose place another one came.\n - `\"RolledBack\"` is a revision that took over and gave way to the one before it.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+							Enum:        []interface{}{"Active", "Refused", "Replaced", "RolledBack"},
+						},
+					},
+					"message": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Message says why it was rolled back or refused.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"startTime": {
+						SchemaProps: spec.SchemaProps{
+							Description: "StartTime is when it took over; of a refused one, when it was tried.",
+							Ref:         ref(metav1.Time{}.OpenAPIModelName()),
+						},
+					},
+					"endTime": {
+						SchemaProps: spec.SchemaProps{
+							Description: "EndTime is when it gave way.",
+							Ref:         ref(metav1.Time{}.OpenAPIModelName()),
+						},
+					},
+					"gapMilliseconds": {
+						SchemaProps: spec.SchemaProps{
+							Description: "GapMilliseconds is how long nobody was active when it took over. Unset where it replaced nobody.",
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"spec": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Spec is what the revision is made of.",
+							Ref:         ref(v1alpha1.PluginRevisionSpec{}.OpenAPIModelName()),
+						},
+					},
+				},
+				Required: []string{"revision", "outcome"},
+			},
+		},
+		Dependencies: []string{
+			metav1.Time{}.OpenAPIModelName(), v1alpha1.PluginRevisionSpec{}.OpenAPIModelName()},
+	}
+}
+
+func schema_keelson_proto_api_v1alpha1_PluginRevisionSpec(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "PluginRevisionSpec is what decides what runs; the fields are those of the plugin's spec.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"kind": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Kind names the contract.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"source": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Source is where the executable comes from.",
+							Default:     map[string]interface{}{},
+							Ref:         ref(v1alpha1.PluginSource{}.OpenAPIModelName()),
+						},
+					},
+					"args": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "atomic",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "Args are handed to the executable.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Type:   []string{"string"},
+										Format: "",
+									},
+								},
+							},
+						},
+					},
+					"config": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Config is the plugin's own configuration.",
+							Ref:         ref(runtime.RawExtension{}.OpenAPIModelName()),
+						},
+					},
+					"rules": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "atomic",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "Rules are the accepted RBAC rules.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref(rbacv1.PolicyRule{}.OpenAPIModelName()),
+									},
+								},
+							},
+						},
+					},
+					"resources": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Resources bound what each process uses.",
+							Ref:         ref(v1alpha1.PluginResources{}.OpenAPIModelName()),
+						},
+					},
+				},
+				Required: []string{"kind"},
+			},
+		},
+		Dependencies: []string{
+			rbacv1.PolicyRule{}.OpenAPIModelName(), runtime.RawExtension{}.OpenAPIModelName(), v1alpha1.PluginResources{}.OpenAPIModelName(), v1alpha1.PluginSource{}.OpenAPIModelName()},
+	}
+}
+
+func schema_keelson_proto_api_v1alpha1_PluginShadow(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "PluginShadow is a second program of a plugin that decides beside the active one, without effect.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"source": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Source is where the executable comes from.",
+							Default:     map[string]interface{}{},
+							Ref:         ref(v1alpha1.PluginSource{}.OpenAPIModelName()),
+						},
+					},
+					"args": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "atomic",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "Args are handed to the executable.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Type:   []string{"string"},
+										Format: "",
+									},
+								},
+							},
+						},
+					},
+					"config": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Config is its configuration.",
+							Ref:         ref(runtime.RawExtension{}.OpenAPIModelName()),
+						},
+					},
+				},
+			},
+		},
+		Dependencies: []string{
+			runtime.RawExtension{}.OpenAPIModelName(), v1alpha1.PluginSource{}.OpenAPIModelName()},
+	}
+}
+
+func schema_keelson_proto_api_v1alpha1_PluginShadowStatus(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "PluginShadowStatus is the process that decides beside the active one.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"revision": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Revision of the shadow.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"phase": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Phase is where it is in its life.\n\nPossible enum values:\n - `\"BackOff\"` is a plugin that ended; it is started again after a back-off.\n - `\"Degraded\"` is a plugin that runs but says that something is wrong.\n - `\"Disabled\"` is a plugin that spec.enabled keeps from running.\n - `\"Failed\"` is a plugin that cannot run; status.lastError says why.\n - `\"Pending\"` is a plugin that has not been started yet.\n - `\"Running\"` is a plugin that does its work.\n - `\"Starting\"` is a plugin whose process runs but is not ready yet.\n - `\"Stopped\"` is a plugin that does not run because it, or the kernel, was stopped.",
+							Type:        []string{"string"},
+							Format:      "",
+							Enum:        []interface{}{"BackOff", "Degraded", "Disabled", "Failed", "Pending", "Running", "Starting", "Stopped"},
+						},
+					},
+					"pid": {
+						SchemaProps: spec.SchemaProps{
+							Description: "PID is its process, 0 when none runs.",
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"message": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Message says why it does not run.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+				},
+				Required: []string{"revision"},
+			},
+		},
 	}
 }
 
@@ -37156,12 +37703,48 @@ func schema_keelson_proto_api_v1alpha1_PluginSpec(ref common.ReferenceCallback) 
 							Format:      "",
 						},
 					},
+					"rules": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "atomic",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "Rules are the RBAC rules that the administrator accepts for a program by path. What the program describes beyond them keeps it from starting. A built-in plugin needs none.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref(rbacv1.PolicyRule{}.OpenAPIModelName()),
+									},
+								},
+							},
+						},
+					},
+					"resources": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Resources bound what each process of the plugin uses.",
+							Ref:         ref(v1alpha1.PluginResources{}.OpenAPIModelName()),
+						},
+					},
+					"swap": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Swap says how a changed plugin takes the place of the one that runs.",
+							Ref:         ref(v1alpha1.PluginSwapPolicy{}.OpenAPIModelName()),
+						},
+					},
+					"shadow": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Shadow is a second program that decides beside the active one, without effect.",
+							Ref:         ref(v1alpha1.PluginShadow{}.OpenAPIModelName()),
+						},
+					},
 				},
 				Required: []string{"kind"},
 			},
 		},
 		Dependencies: []string{
-			runtime.RawExtension{}.OpenAPIModelName(), v1alpha1.PluginSource{}.OpenAPIModelName()},
+			rbacv1.PolicyRule{}.OpenAPIModelName(), runtime.RawExtension{}.OpenAPIModelName(), v1alpha1.PluginResources{}.OpenAPIModelName(), v1alpha1.PluginShadow{}.OpenAPIModelName(), v1alpha1.PluginSource{}.OpenAPIModelName(), v1alpha1.PluginSwapPolicy{}.OpenAPIModelName()},
 	}
 }
 
@@ -37221,6 +37804,43 @@ func schema_keelson_proto_api_v1alpha1_PluginStatus(ref common.ReferenceCallback
 							Ref:         ref(metav1.Time{}.OpenAPIModelName()),
 						},
 					},
+					"revision": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Revision is the one that is active: ten hexadecimal digits of a checksum over what decides what runs.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"candidate": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Candidate is the process that is to take the active one's place, or that has done so and is still watched.",
+							Ref:         ref(v1alpha1.PluginCandidateStatus{}.OpenAPIModelName()),
+						},
+					},
+					"shadow": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Shadow is the process that decides beside the active one.",
+							Ref:         ref(v1alpha1.PluginShadowStatus{}.OpenAPIModelName()),
+						},
+					},
+					"history": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "atomic",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "History has the last ten revisions, newest first.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref(v1alpha1.PluginRevision{}.OpenAPIModelName()),
+									},
+								},
+							},
+						},
+					},
 					"conditions": {
 						VendorExtensible: spec.VendorExtensible{
 							Extensions: spec.Extensions{
@@ -37233,7 +37853,7 @@ func schema_keelson_proto_api_v1alpha1_PluginStatus(ref common.ReferenceCallback
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Description: "Conditions say more: Ready, Progressing, Accepted.",
+							Description: "Conditions say more: Ready, Progressing, Accepted, RolledBack.",
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
@@ -37271,6 +37891,76 @@ func schema_keelson_proto_api_v1alpha1_PluginStatus(ref common.ReferenceCallback
 			},
 		},
 		Dependencies: []string{
-			metav1.Condition{}.OpenAPIModelName(), metav1.Time{}.OpenAPIModelName(), v1alpha1.PluginNodeStatus{}.OpenAPIModelName()},
+			metav1.Condition{}.OpenAPIModelName(), metav1.Time{}.OpenAPIModelName(), v1alpha1.PluginCandidateStatus{}.OpenAPIModelName(), v1alpha1.PluginNodeStatus{}.OpenAPIModelName(), v1alpha1.PluginRevision{}.OpenAPIModelName(), v1alpha1.PluginShadowStatus{}.OpenAPIModelName()},
+	}
+}
+
+func schema_keelson_proto_api_v1alpha1_PluginSwap(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "PluginSwap is the body of a plugin's swap subresource.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"kind": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"apiVersion": {
+						SchemaProps: spec.SchemaProps{
+							Description: "APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"metadata": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Standard object's metadata.",
+							Default:     map[string]interface{}{},
+							Ref:         ref(metav1.ObjectMeta{}.OpenAPIModelName()),
+						},
+					},
+					"again": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Again tries the revision of the spec once more that was refused or rolled back.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+				},
+			},
+		},
+		Dependencies: []string{
+			metav1.ObjectMeta{}.OpenAPIModelName()},
+	}
+}
+
+func schema_keelson_proto_api_v1alpha1_PluginSwapPolicy(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "PluginSwapPolicy says how a changed plugin takes the place of the one that runs.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"watchSeconds": {
+						SchemaProps: spec.SchemaProps{
+							Description: "WatchSeconds is how long the process that was replaced is kept, to come back if the new one is bad: 0 to 86400. 0 keeps it not at all. Defaults to 30.",
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+					"restart": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Restart ends the old process before the new one is started: for a plugin that cannot run twice on a machine.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+				},
+			},
+		},
 	}
 }

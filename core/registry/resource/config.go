@@ -19,6 +19,8 @@ import (
 	"k8s.io/apiserver/pkg/registry/generic"
 	genericregistry "k8s.io/apiserver/pkg/registry/generic/registry"
 	"k8s.io/apiserver/pkg/registry/rest"
+
+	"keelson.dev/keelson/proto/api/v1alpha1"
 )
 
 // KubeletConnector finds the way to a node's kubelet.
@@ -43,6 +45,10 @@ type PluginOperator interface {
 	Logs(ctx context.Context, name string, tail int64, follow bool) (io.ReadCloser, error)
 	// Restart ends the plugin's process and starts it anew.
 	Restart(ctx context.Context, name string) error
+	// SwapAgain tries a revision once more that was refused or rolled back.
+	SwapAgain(ctx context.Context, name string) error
+	// Comparison is where the plugin's shadow and the active one decide differently.
+	Comparison(ctx context.Context, name string) (*v1alpha1.PluginComparison, error)
 }
 
 // RoleResolver knows the rules of RBAC.

@@ -1,6 +1,9 @@
 package v1alpha1
 
 import (
+	"slices"
+
+	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 )
@@ -35,12 +38,83 @@ func (in *Plugin) DeepCopyObject() runtime.Object {
 func (in *PluginSpec) DeepCopyInto(out *PluginSpec) {
 	*out = *in
 	if in.Args != nil {
-		out.Args = append([]string{}, in.Args...)
+		out.Args = slices.Clone(in.Args)
 	}
 	out.Config = in.Config.DeepCopy()
-	if in.Enabled != nil {
-		enabled := *in.Enabled
-		out.Enabled = &enabled
+	out.Enabled = copyOf(in.Enabled)
+	out.Rules = copyRules(in.Rules)
+	out.Resources = in.Resources.DeepCopy()
+	if in.Swap != nil {
+		out.Swap = copyOf(in.Swap)
+		out.Swap.WatchSeconds = copyOf(in.Swap.WatchSeconds)
+	}
+	if in.Shadow != nil {
+		out.Shadow = copyOf(in.Shadow)
+		out.Shadow.Args = slices.Clone(in.Shadow.Args)
+		out.Shadow.Config = in.Shadow.Config.DeepCopy()
+	}
+}
+
+// copyOf copies what is no pointer itself.
+func copyOf[T any](in *T) *T {
+	if in == nil {
+		return nil
+	}
+	out := *in
+	return &out
+}
+
+func copyRules(in []rbacv1.PolicyRule) []rbacv1.PolicyRule {
+	if in == nil {
+		return nil
+	}
+	out := make([]rbacv1.PolicyRule, len(in))
+	for i := range in {
+		in[i].DeepCopyInto(&out[i])
+	}
+	return out
+}
+
+// DeepCopy returns a copy that shares nothing with the resources.
+func (in *PluginResources) DeepCopy() *PluginResources {
+	if in == nil {
+		return nil
+	}
+	out := copyOf(in)
+	if l := in.Limits; l != nil {
+		out.Limits = &PluginLimits{Pids: copyOf(l.Pids)}
+		if l.Memory != nil {
+			out.Limits.Memory = copyOf(l.Memory)
+			*out.Limits.Memory = l.Memory.DeepCopy()
+		}
+		if l.CPU != nil {
+			out.Limits.CPU = copyOf(l.CPU)
+			*out.Limits.CPU = l.CPU.DeepCopy()
+		}
+	}
+	return out
+}
+
+// DeepCopy returns a copy that shares nothing with the candidate.
+func (in *PluginCandidateStatus) DeepCopy() *PluginCandidateStatus {
+	out := copyOf(in)
+	if in != nil {
+		out.Since = in.Since.DeepCopy()
+	}
+	return out
+}
+
+// DeepCopyInto copies the revision into out.
+func (in *PluginRevision) DeepCopyInto(out *PluginRevision) {
+	*out = *in
+	out.StartTime, out.EndTime = in.StartTime.DeepCopy(), in.EndTime.DeepCopy()
+	out.GapMilliseconds = copyOf(in.GapMilliseconds)
+	if s := in.Spec; s != nil {
+		out.Spec = copyOf(s)
+		out.Spec.Args = slices.Clone(s.Args)
+		out.Spec.Config = s.Config.DeepCopy()
+		out.Spec.Rules = copyRules(s.Rules)
+		out.Spec.Resources = s.Resources.DeepCopy()
 	}
 }
 
@@ -59,6 +133,15 @@ func (in *PluginStatus) DeepCopyInto(out *PluginStatus) {
 		for i := range in.Nodes {
 			out.Nodes[i] = in.Nodes[i]
 			out.Nodes[i].StartedAt = in.Nodes[i].StartedAt.DeepCopy()
+			out.Nodes[i].Candidate = in.Nodes[i].Candidate.DeepCopy()
+		}
+	}
+	out.Candidate = in.Candidate.DeepCopy()
+	out.Shadow = copyOf(in.Shadow)
+	if in.History != nil {
+		out.History = make([]PluginRevision, len(in.History))
+		for i := range in.History {
+			in.History[i].DeepCopyInto(&out.History[i])
 		}
 	}
 }
@@ -102,5 +185,32 @@ func (in *PluginRestart) DeepCopyObject() runtime.Object {
 	out := new(PluginRestart)
 	*out = *in
 	in.ObjectMeta.DeepCopyInto(&out.ObjectMeta)
+	return out
+}
+
+// DeepCopyObject implements runtime.Object.
+func (in *PluginSwap) DeepCopyObject() runtime.Object {
+	if in == nil {
+		return nil
+	}
+	out := new(PluginSwap)
+	*out = *in
+	in.ObjectMeta.DeepCopyInto(&out.ObjectMeta)
+	return out
+}
+
+// DeepCopyObject implements runtime.Object.
+func (in *PluginComparison) DeepCopyObject() runtime.Object {
+	if in == nil {
+		return nil
+	}
+	out := new(PluginComparison)
+	*out = *in
+	in.ObjectMeta.DeepCopyInto(&out.ObjectMeta)
+	out.Since = in.Since.DeepCopy()
+	out.Differences = slices.Clone(in.Differences)
+	for i := range out.Differences {
+		out.Differences[i].Time = in.Differences[i].Time.DeepCopy()
+	}
 	return out
 }

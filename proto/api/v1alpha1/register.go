@@ -25,7 +25,8 @@ func Resource(resource string) schema.GroupResource {
 }
 
 func addKnownTypes(scheme *runtime.Scheme) error {
-	scheme.AddKnownTypes(SchemeGroupVersion, &Plugin{}, &PluginList{}, &PluginLogOptions{}, &PluginRestart{})
+	scheme.AddKnownTypes(SchemeGroupVersion, &Plugin{}, &PluginList{}, &PluginLogOptions{}, &PluginRestart{},
+		&PluginSwap{}, &PluginComparison{})
 	metav1.AddToGroupVersion(scheme, SchemeGroupVersion)
 	return nil
 }

@@ -11,6 +11,26 @@ func (in Plugin) OpenAPIModelName() string {
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
+func (in PluginCandidateStatus) OpenAPIModelName() string {
+	return "dev.keelson.v1alpha1.PluginCandidateStatus"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in PluginComparison) OpenAPIModelName() string {
+	return "dev.keelson.v1alpha1.PluginComparison"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in PluginDifference) OpenAPIModelName() string {
+	return "dev.keelson.v1alpha1.PluginDifference"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in PluginLimits) OpenAPIModelName() string {
+	return "dev.keelson.v1alpha1.PluginLimits"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
 func (in PluginList) OpenAPIModelName() string {
 	return "dev.keelson.v1alpha1.PluginList"
 }
@@ -26,8 +46,33 @@ func (in PluginNodeStatus) OpenAPIModelName() string {
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
+func (in PluginResources) OpenAPIModelName() string {
+	return "dev.keelson.v1alpha1.PluginResources"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
 func (in PluginRestart) OpenAPIModelName() string {
 	return "dev.keelson.v1alpha1.PluginRestart"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in PluginRevision) OpenAPIModelName() string {
+	return "dev.keelson.v1alpha1.PluginRevision"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in PluginRevisionSpec) OpenAPIModelName() string {
+	return "dev.keelson.v1alpha1.PluginRevisionSpec"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in PluginShadow) OpenAPIModelName() string {
+	return "dev.keelson.v1alpha1.PluginShadow"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in PluginShadowStatus) OpenAPIModelName() string {
+	return "dev.keelson.v1alpha1.PluginShadowStatus"
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
@@ -43,4 +88,14 @@ func (in PluginSpec) OpenAPIModelName() string {
 // OpenAPIModelName returns the OpenAPI model name for this type.
 func (in PluginStatus) OpenAPIModelName() string {
 	return "dev.keelson.v1alpha1.PluginStatus"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in PluginSwap) OpenAPIModelName() string {
+	return "dev.keelson.v1alpha1.PluginSwap"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in PluginSwapPolicy) OpenAPIModelName() string {
+	return "dev.keelson.v1alpha1.PluginSwapPolicy"
 }

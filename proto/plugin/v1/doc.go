@@ -5,7 +5,7 @@
 // # The start
 //
 // The kernel executes the plugin with the cookie (CookieKey) in its environment and an
-// inherited pipe (HandoverEnv). The plugin reads one line of JSON from it (Handover: its
+// inherited socket (HandoverEnv). The plugin reads one line of JSON from it (Handover: its
 // TLS identity and the CA), listens on a Unix socket in the folder PLUGIN_UNIX_SOCKET_DIR,
 // and writes go-plugin's one line to standard output:
 //
@@ -14,7 +14,7 @@
 // It then serves PluginService, go-plugin's own small services (health for "plugin",
 // broker, stdio, controller) and nothing else there, with TLS 1.3: its own certificate,
 // and of the caller it demands one of the CA with common name KernelName. Standard error
-// is its log, one JSON object (log/slog's keys) or plain line for each line. The pipe
+// is its log, one JSON object (log/slog's keys) or plain line for each line. The socket
 // ends with the kernel; so does the plugin then.
 //
 // # Versions
@@ -26,6 +26,14 @@
 // beforehand what a plugin can do. A kernel speaks at least two versions, so that plugins
 // and kernel can be upgraded one after the other. A plugin of another version is not
 // started, and status.lastError has the versions of both sides.
+//
+// # Sockets
+//
+// A port, or a Unix socket, that is to be served without a gap while the plugin is swapped
+// is the kernel's: the plugin asks for it over the handover socket (SocketRequest,
+// SocketAnswer) and gets a descriptor. It may ask in Configure and accepts only while it
+// is active. A plugin that never asks is none the worse: it binds in Activate, closes in
+// Deactivate, and its swap has the gap that this takes.
 //
 // # The order of calls
 //
@@ -39,6 +47,12 @@
 //	    field and value, and leaves an earlier one in force.
 //	  - Activate before a Configure is FAILED_PRECONDITION; twice is as once. Likewise
 //	    Deactivate. Any number of them may alternate; each activation starts afresh.
+//	  - A plugin is STANDBY before its first Configure. From Configure on it may fill its
+//	    caches, and reports STARTING until they are warm and STANDBY then: a swap waits for
+//	    that before it deactivates the old one. Configure takes nothing that only one may
+//	    have (a lock, a port, a table of the machine): another process of the plugin is
+//	    active. What has to be alone is taken in Activate and given back in Deactivate.
+//	  - Activate with MODE_SHADOW: as above, without effect; what is decided goes to Decisions.
 //	  - Renew replaces the credentials of a configuration, active or not; before a
 //	    Configure it is FAILED_PRECONDITION. It may be UNIMPLEMENTED: the plugin is then
 //	    restarted in good order before its certificates end.

@@ -30,8 +30,9 @@ func ProtocolVersions() []int { return []int{Version1, Version2} }
 const (
 	// HandoverEnv names the environment variable with the number of the inherited
 	// file descriptor from which the plugin reads its Handover: one line of JSON.
-	// The descriptor stays open for as long as the kernel lives; its end of file
-	// means that the kernel is gone and the plugin has to end.
+	// It is one end of a Unix stream socket pair. The other stays open for as long
+	// as the kernel lives; its end of file means that the kernel is gone and the
+	// plugin has to end. What a plugin may write to it are SocketRequests.
 	HandoverEnv = "KEELSON_PLUGIN_HANDOVER_FD"
 	// InstanceEnv names the environment variable with the random identity of this
 	// start. It is no secret: after a crash of the kernel it tells an orphan from
@@ -43,7 +44,7 @@ const (
 )
 
 // Handover is what a plugin process is told before its first byte on a socket:
-// the TLS identity with which it serves PluginService. It goes through a pipe, so
+// the TLS identity with which it serves PluginService. It goes through a socket pair, so
 // that neither arguments, nor environment, nor the disk ever hold the key.
 type Handover struct {
 	// Name of the Plugin object; equals Describe's name unless the plugin is
@@ -55,6 +56,43 @@ type Handover struct {
 	// CA vouches for the kernel's client certificate.
 	CA string `json:"ca"`
 }
+
+// SocketRequest asks the kernel for a listening socket: one line of JSON that a plugin
+// writes to the handover descriptor, at any time, several before the first answer if it
+// likes. The kernel opens the socket when a process of the plugin asks first, keeps it,
+// and hands the same to each later process of the plugin that asks for the same network
+// and address: what connects or arrives while none of them accepts waits in the queue.
+// So each closes its descriptor as it likes; the socket itself is closed when the plugin
+// is disabled or removed, or when its new process has taken over and has not asked for it.
+//
+// A datagram that one process has taken from the queue no other sees: a process reads
+// while it is active, and not before.
+type SocketRequest struct {
+	// ID is answered in SocketAnswer; any number.
+	ID int64 `json:"id"`
+	// Network is "tcp", "tcp4", "tcp6", "udp", "udp4", "udp6", "unix" or "unixgram".
+	Network string `json:"network"`
+	// Address is as for Go's net.Listen: "HOST:PORT" with numbers only, an empty host
+	// for all addresses, port 0 for any; or a path. A Unix socket has mode 0600 and
+	// replaces what stands at its path. An address that the machine has not yet is bound
+	// all the same (IP_FREEBIND).
+	Address string `json:"address"`
+}
+
+// SocketAnswer is the kernel's answer to a SocketRequest: one line of JSON. With its
+// first byte comes, unless Error is set, one file descriptor (SCM_RIGHTS). Answers come
+// in the order of the requests.
+type SocketAnswer struct {
+	// ID of the request.
+	ID int64 `json:"id"`
+	// Error says why there is no socket: "listen tcp 192.0.2.1:53: bind: address already in use".
+	Error string `json:"error,omitempty"`
+}
+
+// MaxSocketLine is the most that a line of a SocketRequest may have, in bytes. A process
+// that sends a longer one, or no JSON, gets an answer with ID 0 and an error, and is not
+// listened to any more.
+const MaxSocketLine = 4096
 
 // TransportName is the DNS name in the certificate with which plugin name serves.
 func TransportName(name string) string { return name + ".plugins.keelson.internal" }

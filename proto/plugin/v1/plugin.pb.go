@@ -90,7 +90,9 @@ const (
 	State_STATE_READY State = 2
 	// STATE_DEGRADED means that it works in part; the message says what is amiss.
 	State_STATE_DEGRADED State = 3
-	// STATE_STANDBY means configured and not active.
+	// STATE_STANDBY means not active; of a configured plugin, that it could be
+	// activated at once. One that fills caches before reports STARTING until
+	// they are warm.
 	State_STATE_STANDBY State = 4
 	// STATE_FAILED means that it cannot work and does not expect to recover.
 	State_STATE_FAILED State = 5
@@ -141,6 +143,59 @@ func (x State) Number() protoreflect.EnumNumber {
 // Deprecated: Use State.Descriptor instead.
 func (State) EnumDescriptor() ([]byte, []int) {
 	return file_plugin_v1_plugin_proto_rawDescGZIP(), []int{1}
+}
+
+// Mode is how a plugin is active.
+type Mode int32
+
+const (
+	// MODE_UNSPECIFIED is as MODE_ACTIVE.
+	Mode_MODE_UNSPECIFIED Mode = 0
+	// MODE_ACTIVE does the plugin's work.
+	Mode_MODE_ACTIVE Mode = 1
+	// MODE_SHADOW decides without effect. The identity of a shadow may only read.
+	Mode_MODE_SHADOW Mode = 2
+)
+
+// Enum value maps for Mode.
+var (
+	Mode_name = map[int32]string{
+		0: "MODE_UNSPECIFIED",
+		1: "MODE_ACTIVE",
+		2: "MODE_SHADOW",
+	}
+	Mode_value = map[string]int32{
+		"MODE_UNSPECIFIED": 0,
+		"MODE_ACTIVE":      1,
+		"MODE_SHADOW":      2,
+	}
+)
+
+func (x Mode) Enum() *Mode {
+	p := new(Mode)
+	*p = x
+	return p
+}
+
+func (x Mode) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Mode) Descriptor() protoreflect.EnumDescriptor {
+	return file_plugin_v1_plugin_proto_enumTypes[2].Descriptor()
+}
+
+func (Mode) Type() protoreflect.EnumType {
+	return &file_plugin_v1_plugin_proto_enumTypes[2]
+}
+
+func (x Mode) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Mode.Descriptor instead.
+func (Mode) EnumDescriptor() ([]byte, []int) {
+	return file_plugin_v1_plugin_proto_rawDescGZIP(), []int{2}
 }
 
 // DescribeRequest is empty.
@@ -810,9 +865,11 @@ func (*ConfigureResponse) Descriptor() ([]byte, []int) {
 	return file_plugin_v1_plugin_proto_rawDescGZIP(), []int{8}
 }
 
-// ActivateRequest is empty.
+// ActivateRequest says how.
 type ActivateRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The mode. A change of it takes Deactivate between.
+	Mode          Mode `protobuf:"varint,1,opt,name=mode,proto3,enum=plugin.v1.Mode" json:"mode,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -845,6 +902,13 @@ func (x *ActivateRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use ActivateRequest.ProtoReflect.Descriptor instead.
 func (*ActivateRequest) Descriptor() ([]byte, []int) {
 	return file_plugin_v1_plugin_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ActivateRequest) GetMode() Mode {
+	if x != nil {
+		return x.Mode
+	}
+	return Mode_MODE_UNSPECIFIED
 }
 
 // ActivateResponse is empty.
@@ -1142,6 +1206,108 @@ func (*RenewResponse) Descriptor() ([]byte, []int) {
 	return file_plugin_v1_plugin_proto_rawDescGZIP(), []int{16}
 }
 
+// DecisionsRequest is empty.
+type DecisionsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DecisionsRequest) Reset() {
+	*x = DecisionsRequest{}
+	mi := &file_plugin_v1_plugin_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DecisionsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DecisionsRequest) ProtoMessage() {}
+
+func (x *DecisionsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_plugin_v1_plugin_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DecisionsRequest.ProtoReflect.Descriptor instead.
+func (*DecisionsRequest) Descriptor() ([]byte, []int) {
+	return file_plugin_v1_plugin_proto_rawDescGZIP(), []int{17}
+}
+
+// DecisionsResponse is one decision.
+type DecisionsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What was decided about, the same for the active one and its shadow: of a
+	// scheduler the pod's UID.
+	Key string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// The same for people: "default/web-7d9".
+	Subject string `protobuf:"bytes,2,opt,name=subject,proto3" json:"subject,omitempty"`
+	// What was decided, in a form that can be compared: a node's name, or a reason.
+	Decision      string `protobuf:"bytes,3,opt,name=decision,proto3" json:"decision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DecisionsResponse) Reset() {
+	*x = DecisionsResponse{}
+	mi := &file_plugin_v1_plugin_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DecisionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DecisionsResponse) ProtoMessage() {}
+
+func (x *DecisionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_plugin_v1_plugin_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DecisionsResponse.ProtoReflect.Descriptor instead.
+func (*DecisionsResponse) Descriptor() ([]byte, []int) {
+	return file_plugin_v1_plugin_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *DecisionsResponse) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *DecisionsResponse) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *DecisionsResponse) GetDecision() string {
+	if x != nil {
+		return x.Decision
+	}
+	return ""
+}
+
 // DrainRequest sets the time.
 type DrainRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1153,7 +1319,7 @@ type DrainRequest struct {
 
 func (x *DrainRequest) Reset() {
 	*x = DrainRequest{}
-	mi := &file_plugin_v1_plugin_proto_msgTypes[17]
+	mi := &file_plugin_v1_plugin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1165,7 +1331,7 @@ func (x *DrainRequest) String() string {
 func (*DrainRequest) ProtoMessage() {}
 
 func (x *DrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_v1_plugin_proto_msgTypes[17]
+	mi := &file_plugin_v1_plugin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1178,7 +1344,7 @@ func (x *DrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
 func (*DrainRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_v1_plugin_proto_rawDescGZIP(), []int{17}
+	return file_plugin_v1_plugin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DrainRequest) GetTimeout() *durationpb.Duration {
@@ -1197,7 +1363,7 @@ type DrainResponse struct {
 
 func (x *DrainResponse) Reset() {
 	*x = DrainResponse{}
-	mi := &file_plugin_v1_plugin_proto_msgTypes[18]
+	mi := &file_plugin_v1_plugin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1209,7 +1375,7 @@ func (x *DrainResponse) String() string {
 func (*DrainResponse) ProtoMessage() {}
 
 func (x *DrainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_v1_plugin_proto_msgTypes[18]
+	mi := &file_plugin_v1_plugin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1222,7 +1388,7 @@ func (x *DrainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainResponse.ProtoReflect.Descriptor instead.
 func (*DrainResponse) Descriptor() ([]byte, []int) {
-	return file_plugin_v1_plugin_proto_rawDescGZIP(), []int{18}
+	return file_plugin_v1_plugin_proto_rawDescGZIP(), []int{20}
 }
 
 // StopRequest is empty.
@@ -1234,7 +1400,7 @@ type StopRequest struct {
 
 func (x *StopRequest) Reset() {
 	*x = StopRequest{}
-	mi := &file_plugin_v1_plugin_proto_msgTypes[19]
+	mi := &file_plugin_v1_plugin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1246,7 +1412,7 @@ func (x *StopRequest) String() string {
 func (*StopRequest) ProtoMessage() {}
 
 func (x *StopRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_v1_plugin_proto_msgTypes[19]
+	mi := &file_plugin_v1_plugin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1259,7 +1425,7 @@ func (x *StopRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopRequest.ProtoReflect.Descriptor instead.
 func (*StopRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_v1_plugin_proto_rawDescGZIP(), []int{19}
+	return file_plugin_v1_plugin_proto_rawDescGZIP(), []int{21}
 }
 
 // StopResponse is empty.
@@ -1271,7 +1437,7 @@ type StopResponse struct {
 
 func (x *StopResponse) Reset() {
 	*x = StopResponse{}
-	mi := &file_plugin_v1_plugin_proto_msgTypes[20]
+	mi := &file_plugin_v1_plugin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1283,7 +1449,7 @@ func (x *StopResponse) String() string {
 func (*StopResponse) ProtoMessage() {}
 
 func (x *StopResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_v1_plugin_proto_msgTypes[20]
+	mi := &file_plugin_v1_plugin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1296,7 +1462,7 @@ func (x *StopResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopResponse.ProtoReflect.Descriptor instead.
 func (*StopResponse) Descriptor() ([]byte, []int) {
-	return file_plugin_v1_plugin_proto_rawDescGZIP(), []int{20}
+	return file_plugin_v1_plugin_proto_rawDescGZIP(), []int{22}
 }
 
 var File_plugin_v1_plugin_proto protoreflect.FileDescriptor
@@ -1358,8 +1524,9 @@ const file_plugin_v1_plugin_proto_rawDesc = "" +
 	"\x0eEndpointsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x13\n" +
-	"\x11ConfigureResponse\"\x11\n" +
-	"\x0fActivateRequest\"\x12\n" +
+	"\x11ConfigureResponse\"6\n" +
+	"\x0fActivateRequest\x12#\n" +
+	"\x04mode\x18\x01 \x01(\x0e2\x0f.plugin.v1.ModeR\x04mode\"\x12\n" +
 	"\x10ActivateResponse\"\x13\n" +
 	"\x11DeactivateRequest\"\x14\n" +
 	"\x12DeactivateResponse\"\x0f\n" +
@@ -1370,7 +1537,12 @@ const file_plugin_v1_plugin_proto_rawDesc = "" +
 	"\fRenewRequest\x12*\n" +
 	"\x06client\x18\x01 \x01(\v2\x12.plugin.v1.KeyPairR\x06client\x12,\n" +
 	"\aserving\x18\x02 \x01(\v2\x12.plugin.v1.KeyPairR\aserving\"\x0f\n" +
-	"\rRenewResponse\"C\n" +
+	"\rRenewResponse\"\x12\n" +
+	"\x10DecisionsRequest\"[\n" +
+	"\x11DecisionsResponse\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x18\n" +
+	"\asubject\x18\x02 \x01(\tR\asubject\x12\x1a\n" +
+	"\bdecision\x18\x03 \x01(\tR\bdecision\"C\n" +
 	"\fDrainRequest\x123\n" +
 	"\atimeout\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\atimeout\"\x0f\n" +
 	"\rDrainResponse\"\r\n" +
@@ -1387,7 +1559,11 @@ const file_plugin_v1_plugin_proto_rawDesc = "" +
 	"\vSTATE_READY\x10\x02\x12\x12\n" +
 	"\x0eSTATE_DEGRADED\x10\x03\x12\x11\n" +
 	"\rSTATE_STANDBY\x10\x04\x12\x10\n" +
-	"\fSTATE_FAILED\x10\x052\x9e\x04\n" +
+	"\fSTATE_FAILED\x10\x05*>\n" +
+	"\x04Mode\x12\x14\n" +
+	"\x10MODE_UNSPECIFIED\x10\x00\x12\x0f\n" +
+	"\vMODE_ACTIVE\x10\x01\x12\x0f\n" +
+	"\vMODE_SHADOW\x10\x022\xe8\x04\n" +
 	"\rPluginService\x12C\n" +
 	"\bDescribe\x12\x1a.plugin.v1.DescribeRequest\x1a\x1b.plugin.v1.DescribeResponse\x12F\n" +
 	"\tConfigure\x12\x1b.plugin.v1.ConfigureRequest\x1a\x1c.plugin.v1.ConfigureResponse\x12C\n" +
@@ -1396,7 +1572,8 @@ const file_plugin_v1_plugin_proto_rawDesc = "" +
 	"Deactivate\x12\x1c.plugin.v1.DeactivateRequest\x1a\x1d.plugin.v1.DeactivateResponse\x12?\n" +
 	"\x06Health\x12\x18.plugin.v1.HealthRequest\x1a\x19.plugin.v1.HealthResponse0\x01\x12:\n" +
 	"\x05Renew\x12\x17.plugin.v1.RenewRequest\x1a\x18.plugin.v1.RenewResponse\x12:\n" +
-	"\x05Drain\x12\x17.plugin.v1.DrainRequest\x1a\x18.plugin.v1.DrainResponse\x127\n" +
+	"\x05Drain\x12\x17.plugin.v1.DrainRequest\x1a\x18.plugin.v1.DrainResponse\x12H\n" +
+	"\tDecisions\x12\x1b.plugin.v1.DecisionsRequest\x1a\x1c.plugin.v1.DecisionsResponse0\x01\x127\n" +
 	"\x04Stop\x12\x16.plugin.v1.StopRequest\x1a\x17.plugin.v1.StopResponseB.Z,keelson.dev/keelson/proto/plugin/v1;pluginv1b\x06proto3"
 
 var (
@@ -1411,69 +1588,75 @@ func file_plugin_v1_plugin_proto_rawDescGZIP() []byte {
 	return file_plugin_v1_plugin_proto_rawDescData
 }
 
-var file_plugin_v1_plugin_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_plugin_v1_plugin_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_plugin_v1_plugin_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_plugin_v1_plugin_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_plugin_v1_plugin_proto_goTypes = []any{
 	(Scope)(0),                  // 0: plugin.v1.Scope
 	(State)(0),                  // 1: plugin.v1.State
-	(*DescribeRequest)(nil),     // 2: plugin.v1.DescribeRequest
-	(*PolicyRule)(nil),          // 3: plugin.v1.PolicyRule
-	(*DescribeResponse)(nil),    // 4: plugin.v1.DescribeResponse
-	(*KeyPair)(nil),             // 5: plugin.v1.KeyPair
-	(*API)(nil),                 // 6: plugin.v1.API
-	(*Cluster)(nil),             // 7: plugin.v1.Cluster
-	(*Node)(nil),                // 8: plugin.v1.Node
-	(*ConfigureRequest)(nil),    // 9: plugin.v1.ConfigureRequest
-	(*ConfigureResponse)(nil),   // 10: plugin.v1.ConfigureResponse
-	(*ActivateRequest)(nil),     // 11: plugin.v1.ActivateRequest
-	(*ActivateResponse)(nil),    // 12: plugin.v1.ActivateResponse
-	(*DeactivateRequest)(nil),   // 13: plugin.v1.DeactivateRequest
-	(*DeactivateResponse)(nil),  // 14: plugin.v1.DeactivateResponse
-	(*HealthRequest)(nil),       // 15: plugin.v1.HealthRequest
-	(*HealthResponse)(nil),      // 16: plugin.v1.HealthResponse
-	(*RenewRequest)(nil),        // 17: plugin.v1.RenewRequest
-	(*RenewResponse)(nil),       // 18: plugin.v1.RenewResponse
-	(*DrainRequest)(nil),        // 19: plugin.v1.DrainRequest
-	(*DrainResponse)(nil),       // 20: plugin.v1.DrainResponse
-	(*StopRequest)(nil),         // 21: plugin.v1.StopRequest
-	(*StopResponse)(nil),        // 22: plugin.v1.StopResponse
-	nil,                         // 23: plugin.v1.ConfigureRequest.EndpointsEntry
-	(*durationpb.Duration)(nil), // 24: google.protobuf.Duration
+	(Mode)(0),                   // 2: plugin.v1.Mode
+	(*DescribeRequest)(nil),     // 3: plugin.v1.DescribeRequest
+	(*PolicyRule)(nil),          // 4: plugin.v1.PolicyRule
+	(*DescribeResponse)(nil),    // 5: plugin.v1.DescribeResponse
+	(*KeyPair)(nil),             // 6: plugin.v1.KeyPair
+	(*API)(nil),                 // 7: plugin.v1.API
+	(*Cluster)(nil),             // 8: plugin.v1.Cluster
+	(*Node)(nil),                // 9: plugin.v1.Node
+	(*ConfigureRequest)(nil),    // 10: plugin.v1.ConfigureRequest
+	(*ConfigureResponse)(nil),   // 11: plugin.v1.ConfigureResponse
+	(*ActivateRequest)(nil),     // 12: plugin.v1.ActivateRequest
+	(*ActivateResponse)(nil),    // 13: plugin.v1.ActivateResponse
+	(*DeactivateRequest)(nil),   // 14: plugin.v1.DeactivateRequest
+	(*DeactivateResponse)(nil),  // 15: plugin.v1.DeactivateResponse
+	(*HealthRequest)(nil),       // 16: plugin.v1.HealthRequest
+	(*HealthResponse)(nil),      // 17: plugin.v1.HealthResponse
+	(*RenewRequest)(nil),        // 18: plugin.v1.RenewRequest
+	(*RenewResponse)(nil),       // 19: plugin.v1.RenewResponse
+	(*DecisionsRequest)(nil),    // 20: plugin.v1.DecisionsRequest
+	(*DecisionsResponse)(nil),   // 21: plugin.v1.DecisionsResponse
+	(*DrainRequest)(nil),        // 22: plugin.v1.DrainRequest
+	(*DrainResponse)(nil),       // 23: plugin.v1.DrainResponse
+	(*StopRequest)(nil),         // 24: plugin.v1.StopRequest
+	(*StopResponse)(nil),        // 25: plugin.v1.StopResponse
+	nil,                         // 26: plugin.v1.ConfigureRequest.EndpointsEntry
+	(*durationpb.Duration)(nil), // 27: google.protobuf.Duration
 }
 var file_plugin_v1_plugin_proto_depIdxs = []int32{
 	0,  // 0: plugin.v1.DescribeResponse.scope:type_name -> plugin.v1.Scope
-	3,  // 1: plugin.v1.DescribeResponse.rules:type_name -> plugin.v1.PolicyRule
-	5,  // 2: plugin.v1.API.client:type_name -> plugin.v1.KeyPair
-	6,  // 3: plugin.v1.ConfigureRequest.api:type_name -> plugin.v1.API
-	7,  // 4: plugin.v1.ConfigureRequest.cluster:type_name -> plugin.v1.Cluster
-	8,  // 5: plugin.v1.ConfigureRequest.node:type_name -> plugin.v1.Node
-	23, // 6: plugin.v1.ConfigureRequest.endpoints:type_name -> plugin.v1.ConfigureRequest.EndpointsEntry
-	5,  // 7: plugin.v1.ConfigureRequest.serving:type_name -> plugin.v1.KeyPair
-	1,  // 8: plugin.v1.HealthResponse.state:type_name -> plugin.v1.State
-	5,  // 9: plugin.v1.RenewRequest.client:type_name -> plugin.v1.KeyPair
-	5,  // 10: plugin.v1.RenewRequest.serving:type_name -> plugin.v1.KeyPair
-	24, // 11: plugin.v1.DrainRequest.timeout:type_name -> google.protobuf.Duration
-	2,  // 12: plugin.v1.PluginService.Describe:input_type -> plugin.v1.DescribeRequest
-	9,  // 13: plugin.v1.PluginService.Configure:input_type -> plugin.v1.ConfigureRequest
-	11, // 14: plugin.v1.PluginService.Activate:input_type -> plugin.v1.ActivateRequest
-	13, // 15: plugin.v1.PluginService.Deactivate:input_type -> plugin.v1.DeactivateRequest
-	15, // 16: plugin.v1.PluginService.Health:input_type -> plugin.v1.HealthRequest
-	17, // 17: plugin.v1.PluginService.Renew:input_type -> plugin.v1.RenewRequest
-	19, // 18: plugin.v1.PluginService.Drain:input_type -> plugin.v1.DrainRequest
-	21, // 19: plugin.v1.PluginService.Stop:input_type -> plugin.v1.StopRequest
-	4,  // 20: plugin.v1.PluginService.Describe:output_type -> plugin.v1.DescribeResponse
-	10, // 21: plugin.v1.PluginService.Configure:output_type -> plugin.v1.ConfigureResponse
-	12, // 22: plugin.v1.PluginService.Activate:output_type -> plugin.v1.ActivateResponse
-	14, // 23: plugin.v1.PluginService.Deactivate:output_type -> plugin.v1.DeactivateResponse
-	16, // 24: plugin.v1.PluginService.Health:output_type -> plugin.v1.HealthResponse
-	18, // 25: plugin.v1.PluginService.Renew:output_type -> plugin.v1.RenewResponse
-	20, // 26: plugin.v1.PluginService.Drain:output_type -> plugin.v1.DrainResponse
-	22, // 27: plugin.v1.PluginService.Stop:output_type -> plugin.v1.StopResponse
-	20, // [20:28] is the sub-list for method output_type
-	12, // [12:20] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	4,  // 1: plugin.v1.DescribeResponse.rules:type_name -> plugin.v1.PolicyRule
+	6,  // 2: plugin.v1.API.client:type_name -> plugin.v1.KeyPair
+	7,  // 3: plugin.v1.ConfigureRequest.api:type_name -> plugin.v1.API
+	8,  // 4: plugin.v1.ConfigureRequest.cluster:type_name -> plugin.v1.Cluster
+	9,  // 5: plugin.v1.ConfigureRequest.node:type_name -> plugin.v1.Node
+	26, // 6: plugin.v1.ConfigureRequest.endpoints:type_name -> plugin.v1.ConfigureRequest.EndpointsEntry
+	6,  // 7: plugin.v1.ConfigureRequest.serving:type_name -> plugin.v1.KeyPair
+	2,  // 8: plugin.v1.ActivateRequest.mode:type_name -> plugin.v1.Mode
+	1,  // 9: plugin.v1.HealthResponse.state:type_name -> plugin.v1.State
+	6,  // 10: plugin.v1.RenewRequest.client:type_name -> plugin.v1.KeyPair
+	6,  // 11: plugin.v1.RenewRequest.serving:type_name -> plugin.v1.KeyPair
+	27, // 12: plugin.v1.DrainRequest.timeout:type_name -> google.protobuf.Duration
+	3,  // 13: plugin.v1.PluginService.Describe:input_type -> plugin.v1.DescribeRequest
+	10, // 14: plugin.v1.PluginService.Configure:input_type -> plugin.v1.ConfigureRequest
+	12, // 15: plugin.v1.PluginService.Activate:input_type -> plugin.v1.ActivateRequest
+	14, // 16: plugin.v1.PluginService.Deactivate:input_type -> plugin.v1.DeactivateRequest
+	16, // 17: plugin.v1.PluginService.Health:input_type -> plugin.v1.HealthRequest
+	18, // 18: plugin.v1.PluginService.Renew:input_type -> plugin.v1.RenewRequest
+	22, // 19: plugin.v1.PluginService.Drain:input_type -> plugin.v1.DrainRequest
+	20, // 20: plugin.v1.PluginService.Decisions:input_type -> plugin.v1.DecisionsRequest
+	24, // 21: plugin.v1.PluginService.Stop:input_type -> plugin.v1.StopRequest
+	5,  // 22: plugin.v1.PluginService.Describe:output_type -> plugin.v1.DescribeResponse
+	11, // 23: plugin.v1.PluginService.Configure:output_type -> plugin.v1.ConfigureResponse
+	13, // 24: plugin.v1.PluginService.Activate:output_type -> plugin.v1.ActivateResponse
+	15, // 25: plugin.v1.PluginService.Deactivate:output_type -> plugin.v1.DeactivateResponse
+	17, // 26: plugin.v1.PluginService.Health:output_type -> plugin.v1.HealthResponse
+	19, // 27: plugin.v1.PluginService.Renew:output_type -> plugin.v1.RenewResponse
+	23, // 28: plugin.v1.PluginService.Drain:output_type -> plugin.v1.DrainResponse
+	21, // 29: plugin.v1.PluginService.Decisions:output_type -> plugin.v1.DecisionsResponse
+	25, // 30: plugin.v1.PluginService.Stop:output_type -> plugin.v1.StopResponse
+	22, // [22:31] is the sub-list for method output_type
+	13, // [13:22] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_plugin_v1_plugin_proto_init() }
@@ -1486,8 +1669,8 @@ func file_plugin_v1_plugin_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_plugin_v1_plugin_proto_rawDesc), len(file_plugin_v1_plugin_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   22,
+			NumEnums:      3,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

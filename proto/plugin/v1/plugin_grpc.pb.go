@@ -29,6 +29,7 @@ const (
 	PluginService_Health_FullMethodName     = "/plugin.v1.PluginService/Health"
 	PluginService_Renew_FullMethodName      = "/plugin.v1.PluginService/Renew"
 	PluginService_Drain_FullMethodName      = "/plugin.v1.PluginService/Drain"
+	PluginService_Decisions_FullMethodName  = "/plugin.v1.PluginService/Decisions"
 	PluginService_Stop_FullMethodName       = "/plugin.v1.PluginService/Stop"
 )
 
@@ -45,10 +46,14 @@ type PluginServiceClient interface {
 	// It allocates and checks, and starts nothing. A repeated call before
 	// Activate replaces the earlier one. INVALID_ARGUMENT names the fields.
 	Configure(ctx context.Context, in *ConfigureRequest, opts ...grpc.CallOption) (*ConfigureResponse, error)
-	// Activate starts the plugin's work. Active already: nothing happens.
+	// Activate starts the plugin's work. Active already: nothing happens. In the
+	// mode SHADOW the plugin decides as if it were active, tells its decisions
+	// (Decisions) and has no effect; UNIMPLEMENTED says that it has no such mode.
 	Activate(ctx context.Context, in *ActivateRequest, opts ...grpc.CallOption) (*ActivateResponse, error)
 	// Deactivate ends the work and keeps the process, ready to be activated
-	// again. Inactive already: nothing happens.
+	// again. It takes on nothing new, finishes what it has begun, gives back what
+	// only one may have, and then answers. What is open for others (streams) may
+	// go on until its end. Inactive already: nothing happens.
 	Deactivate(ctx context.Context, in *DeactivateRequest, opts ...grpc.CallOption) (*DeactivateResponse, error)
 	// Health streams the plugin's state: once at the start, then on every change
 	// and at least every 10 seconds, until the caller hangs up.
@@ -61,6 +66,10 @@ type PluginServiceClient interface {
 	// Drain asks the plugin to finish what it has begun and take on nothing new,
 	// within the deadline given. It answers when that is so.
 	Drain(ctx context.Context, in *DrainRequest, opts ...grpc.CallOption) (*DrainResponse, error)
+	// Decisions streams what a plugin of a kind that decides has decided, from
+	// the call on until the caller hangs up. A plugin that tells none answers
+	// UNIMPLEMENTED. A caller that is slow loses decisions, never holds them up.
+	Decisions(ctx context.Context, in *DecisionsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[DecisionsResponse], error)
 	// Stop ends the process in good order shortly after the answer.
 	Stop(ctx context.Context, in *StopRequest, opts ...grpc.CallOption) (*StopResponse, error)
 }
@@ -152,6 +161,25 @@ func (c *pluginServiceClient) Drain(ctx context.Context, in *DrainRequest, opts 
 	return out, nil
 }
 
+func (c *pluginServiceClient) Decisions(ctx context.Context, in *DecisionsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[DecisionsResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &PluginService_ServiceDesc.Streams[1], PluginService_Decisions_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[DecisionsRequest, DecisionsResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type PluginService_DecisionsClient = grpc.ServerStreamingClient[DecisionsResponse]
+
 func (c *pluginServiceClient) Stop(ctx context.Context, in *StopRequest, opts ...grpc.CallOption) (*StopResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(StopResponse)
@@ -175,10 +203,14 @@ type PluginServiceServer interface {
 	// It allocates and checks, and starts nothing. A repeated call before
 	// Activate replaces the earlier one. INVALID_ARGUMENT names the fields.
 	Configure(context.Context, *ConfigureRequest) (*ConfigureResponse, error)
-	// Activate starts the plugin's work. Active already: nothing happens.
+	// Activate starts the plugin's work. Active already: nothing happens. In the
+	// mode SHADOW the plugin decides as if it were active, tells its decisions
+	// (Decisions) and has no effect; UNIMPLEMENTED says that it has no such mode.
 	Activate(context.Context, *ActivateRequest) (*ActivateResponse, error)
 	// Deactivate ends the work and keeps the process, ready to be activated
-	// again. Inactive already: nothing happens.
+	// again. It takes on nothing new, finishes what it has begun, gives back what
+	// only one may have, and then answers. What is open for others (streams) may
+	// go on until its end. Inactive already: nothing happens.
 	Deactivate(context.Context, *DeactivateRequest) (*DeactivateResponse, error)
 	// Health streams the plugin's state: once at the start, then on every change
 	// and at least every 10 seconds, until the caller hangs up.
@@ -191,6 +223,10 @@ type PluginServiceServer interface {
 	// Drain asks the plugin to finish what it has begun and take on nothing new,
 	// within the deadline given. It answers when that is so.
 	Drain(context.Context, *DrainRequest) (*DrainResponse, error)
+	// Decisions streams what a plugin of a kind that decides has decided, from
+	// the call on until the caller hangs up. A plugin that tells none answers
+	// UNIMPLEMENTED. A caller that is slow loses decisions, never holds them up.
+	Decisions(*DecisionsRequest, grpc.ServerStreamingServer[DecisionsResponse]) error
 	// Stop ends the process in good order shortly after the answer.
 	Stop(context.Context, *StopRequest) (*StopResponse, error)
 	mustEmbedUnimplementedPluginServiceServer()
@@ -223,6 +259,9 @@ func (UnimplementedPluginServiceServer) Renew(context.Context, *RenewRequest) (*
 }
 func (UnimplementedPluginServiceServer) Drain(context.Context, *DrainRequest) (*DrainResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Drain not implemented")
+}
+func (UnimplementedPluginServiceServer) Decisions(*DecisionsRequest, grpc.ServerStreamingServer[DecisionsResponse]) error {
+	return status.Error(codes.Unimplemented, "method Decisions not implemented")
 }
 func (UnimplementedPluginServiceServer) Stop(context.Context, *StopRequest) (*StopResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Stop not implemented")
@@ -367,6 +406,17 @@ func _PluginService_Drain_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _PluginService_Decisions_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(DecisionsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(PluginServiceServer).Decisions(m, &grpc.GenericServerStream[DecisionsRequest, DecisionsResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type PluginService_DecisionsServer = grpc.ServerStreamingServer[DecisionsResponse]
+
 func _PluginService_Stop_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(StopRequest)
 	if err := dec(in); err != nil {
@@ -425,6 +475,11 @@ var PluginService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Health",
 			Handler:       _PluginService_Health_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Decisions",
+			Handler:       _PluginService_Decisions_Handler,
 			ServerStreams: true,
 		},
 	},

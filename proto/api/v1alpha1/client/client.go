@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 
@@ -73,6 +74,32 @@ func (c *Client) UpdateStatus(ctx context.Context, p *v1alpha1.Plugin) (*v1alpha
 func (c *Client) Restart(ctx context.Context, name string) error {
 	return c.rest.Post().Resource(resource).Name(name).SubResource("restart").
 		Body(&v1alpha1.PluginRestart{ObjectMeta: metav1.ObjectMeta{Name: name}}).Do(ctx).Error()
+}
+
+// Swap asks for a swap; body says which.
+func (c *Client) Swap(ctx context.Context, name string, body *v1alpha1.PluginSwap) error {
+	return c.rest.Post().Resource(resource).Name(name).SubResource("swap").Body(body).Do(ctx).Error()
+}
+
+// Comparison is where a plugin's shadow and the active one decide differently.
+func (c *Client) Comparison(ctx context.Context, name string) (*v1alpha1.PluginComparison, error) {
+	out := &v1alpha1.PluginComparison{}
+	err := c.rest.Get().Resource(resource).Name(name).SubResource("comparison").Do(ctx).Into(out)
+	return out, err
+}
+
+// Update writes a plugin but for its status.
+func (c *Client) Update(ctx context.Context, p *v1alpha1.Plugin) (*v1alpha1.Plugin, error) {
+	now := &v1alpha1.Plugin{}
+	err := c.rest.Put().Resource(resource).Name(p.Name).Body(p).Do(ctx).Into(now)
+	return now, err
+}
+
+// Patch changes a plugin by a patch of the type given.
+func (c *Client) Patch(ctx context.Context, name string, kind types.PatchType, patch []byte) (*v1alpha1.Plugin, error) {
+	now := &v1alpha1.Plugin{}
+	err := c.rest.Patch(kind).Resource(resource).Name(name).Body(patch).Do(ctx).Into(now)
+	return now, err
 }
 
 // Logs is what a plugin logged: the last tail lines (all that are kept if tail is

@@ -1,0 +1,184 @@
+package keelson
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/registry/rest"
+
+	"keelson.dev/keelson/core/registry/resource"
+	keelsonv1alpha1 "keelson.dev/keelson/proto/api/v1alpha1"
+)
+
+// existing refuses plugins that there are not, and servers without a plugin host.
+func existing(ctx context.Context, env *resource.Env, s *resource.Store, name string) error {
+	if _, err := s.Get(ctx, name, &metav1.GetOptions{}); err != nil {
+		return err
+	}
+	if env.Plugins == nil {
+		return apierrors.NewServiceUnavailable("this server has no plugin host")
+	}
+	return nil
+}
+
+// logREST streams a plugin's log.
+type logREST struct {
+	env   *resource.Env
+	store *resource.Store
+}
+
+var (
+	_ rest.GetterWithOptions = (*logREST)(nil)
+	_ rest.StorageMetadata   = (*logREST)(nil)
+)
+
+// New implements rest.Storage.
+func (r *logREST) New() runtime.Object { return &keelsonv1alpha1.Plugin{} }
+
+// Destroy implements rest.Storage; the storage belongs to plugins.
+func (r *logREST) Destroy() {}
+
+// ProducesMIMETypes implements rest.StorageMetadata.
+func (r *logREST) ProducesMIMETypes(string) []string { return []string{"text/plain"} }
+
+// ProducesObject implements rest.StorageMetadata.
+func (r *logREST) ProducesObject(string) any { return "" }
+
+// NewGetOptions implements rest.GetterWithOptions.
+func (r *logREST) NewGetOptions() (runtime.Object, bool, string) {
+	return &keelsonv1alpha1.PluginLogOptions{}, false, ""
+}
+
+// Get implements rest.GetterWithOptions.
+func (r *logREST) Get(ctx context.Context, name string, options runtime.Object) (runtime.Object, error) {
+	o := options.(*keelsonv1alpha1.PluginLogOptions)
+	if o.TailLines != nil && *o.TailLines < 0 {
+		return nil, apierrors.NewBadRequest("tailLines must be greater than or equal to 0")
+	}
+	if err := existing(ctx, r.env, r.store, name); err != nil {
+		return nil, err
+	}
+	return &stream{plugins: r.env.Plugins, name: name, options: o}, nil
+}
+
+// stream is a log that is opened when it is sent.
+type stream struct {
+	plugins resource.PluginOperator
+	name    string
+	options *keelsonv1alpha1.PluginLogOptions
+}
+
+var _ rest.ResourceStreamer = (*stream)(nil)
+
+// GetObjectKind implements runtime.Object.
+func (s *stream) GetObjectKind() schema.ObjectKind { return schema.EmptyObjectKind }
+
+// DeepCopyObject implements runtime.Object; streams are never copied.
+func (s *stream) DeepCopyObject() runtime.Object { panic("a log stream cannot be copied") }
+
+// InputStream implements rest.ResourceStreamer.
+func (s *stream) InputStream(ctx context.Context, _, _ string) (io.ReadCloser, bool, string, error) {
+	tail := int64(-1)
+	if s.options.TailLines != nil {
+		tail = *s.options.TailLines
+	}
+	r, err := s.plugins.Logs(ctx, s.name, tail, s.options.Follow)
+	if err != nil {
+		return nil, false, "", apierrors.NewInternalError(fmt.Errorf("open log of plugin %s: %w", s.name, err))
+	}
+	return r, s.options.Follow, "text/plain", nil
+}
+
+// restartREST starts a plugin's process anew.
+type restartREST struct {
+	env   *resource.Env
+	store *resource.Store
+}
+
+var _ rest.NamedCreater = (*restartREST)(nil)
+
+// New implements rest.Storage.
+func (r *restartREST) New() runtime.Object { return &keelsonv1alpha1.PluginRestart{} }
+
+// Destroy implements rest.Storage; the storage belongs to plugins.
+func (r *restartREST) Destroy() {}
+
+// Create implements rest.NamedCreater.
+func (r *restartREST) Create(ctx context.Context, name string, obj runtime.Object, validate rest.ValidateObjectFunc, options *metav1.CreateOptions) (runtime.Object, error) {
+	if err := existing(ctx, r.env, r.store, name); err != nil {
+		return nil, err
+	}
+	if validate != nil {
+		if err := validate(ctx, obj.DeepCopyObject()); err != nil {
+			return nil, err
+		}
+	}
+	if len(options.DryRun) == 0 {
+		if err := r.env.Plugins.Restart(ctx, name); err != nil {
+			return nil, apierrors.NewInternalError(fmt.Errorf("restart plugin %s: %w", name, err))
+		}
+	}
+	return &metav1.Status{Status: metav1.StatusSuccess, Code: 201}, nil
+}
+
+// swapREST asks for a swap.
+type swapREST struct {
+	env   *resource.Env
+	store *resource.Store
+}
+
+var _ rest.NamedCreater = (*swapREST)(nil)
+
+// New implements rest.Storage.
+func (r *swapREST) New() runtime.Object { return &keelsonv1alpha1.PluginSwap{} }
+
+// Destroy implements rest.Storage.
+func (r *swapREST) Destroy() {}
+
+// Create implements rest.NamedCreater.
+func (r *swapREST) Create(ctx context.Context, name string, obj runtime.Object, validate rest.ValidateObjectFunc, options *metav1.CreateOptions) (runtime.Object, error) {
+	if err := existing(ctx, r.env, r.store, name); err != nil {
+		return nil, err
+	}
+	if validate != nil {
+		if err := validate(ctx, obj.DeepCopyObject()); err != nil {
+			return nil, err
+		}
+	}
+	if !obj.(*keelsonv1alpha1.PluginSwap).Again {
+		return nil, apierrors.NewBadRequest("again: must be true: change the plugin's spec to swap it for something else")
+	}
+	if len(options.DryRun) == 0 {
+		if err := r.env.Plugins.SwapAgain(ctx, name); err != nil {
+			return nil, err
+		}
+	}
+	return &metav1.Status{Status: metav1.StatusSuccess, Code: 201}, nil
+}
+
+// comparisonREST shows where a shadow decides otherwise.
+type comparisonREST struct {
+	env   *resource.Env
+	store *resource.Store
+}
+
+var _ rest.Getter = (*comparisonREST)(nil)
+
+// New implements rest.Storage.
+func (r *comparisonREST) New() runtime.Object { return &keelsonv1alpha1.PluginComparison{} }
+
+// Destroy implements rest.Storage.
+func (r *comparisonREST) Destroy() {}
+
+// Get implements rest.Getter.
+func (r *comparisonREST) Get(ctx context.Context, name string, _ *metav1.GetOptions) (runtime.Object, error) {
+	if err := existing(ctx, r.env, r.store, name); err != nil {
+		return nil, err
+	}
+	return r.env.Plugins.Comparison(ctx, name)
+}
