@@ -12,6 +12,7 @@ import (
 	"k8s.io/component-base/cli"
 	cmdutil "k8s.io/kubectl/pkg/cmd/util"
 
+	"keelson.dev/keelson/core/pluginverify"
 	"keelson.dev/keelson/core/version"
 	"keelson.dev/keelson/plugins/kit"
 )
@@ -20,6 +21,11 @@ func main() {
 	// The kernel starts plugins this way; no command tree is built for them.
 	if len(os.Args) > 1 && os.Args[1] == pluginRunCommand {
 		runPlugin(os.Args[2:])
+		return
+	}
+	// keelson plugins verify executes the binary again for the suite of the contract.
+	if len(os.Args) > 1 && os.Args[1] == pluginverify.SuiteCommand {
+		pluginverify.SuiteMain(os.Args[2:])
 		return
 	}
 	streams := genericiooptions.IOStreams{In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr}

@@ -18,11 +18,12 @@ import (
 func newPluginsCommand(streams genericiooptions.IOStreams, config *genericclioptions.ConfigFlags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "plugins",
-		Short: "List the cluster's plugins, show their logs, restart them",
+		Short: "Look at, change and write the cluster's plugins",
 		Args:  cobra.NoArgs,
 		Run:   func(cmd *cobra.Command, _ []string) { _ = cmd.Help() },
 	}
-	cmd.AddCommand(newPluginsList(streams, config), newPluginsLogs(streams, config), newPluginsRestart(streams, config))
+	cmd.AddCommand(newPluginsList(streams, config), newPluginsLogs(streams, config), newPluginsRestart(streams, config),
+		newPluginsVerify(streams))
 	return cmd
 }
 

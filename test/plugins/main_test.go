@@ -20,6 +20,7 @@ import (
 
 	"keelson.dev/keelson/core/pki"
 	"keelson.dev/keelson/core/pluginhost"
+	"keelson.dev/keelson/core/pluginverify"
 	"keelson.dev/keelson/plugins/kit"
 	pluginv1 "keelson.dev/keelson/proto/plugin/v1"
 )
@@ -29,6 +30,8 @@ import (
 func TestMain(m *testing.M) {
 	if len(os.Args) > 2 {
 		switch os.Args[1] {
+		case pluginverify.SuiteCommand:
+			pluginverify.SuiteMain(os.Args[2:])
 		case "plugin-run":
 			kit.Main(builtIn(os.Args[2]))
 		case "plugin-versions":
@@ -61,6 +64,9 @@ type workerConfig struct {
 // builtIn is a plugin for tests under any name; its kind is "runtime", so that it has a
 // socket, and it calls the network's.
 func builtIn(name string) kit.Plugin {
+	if name == "lax" {
+		return lax
+	}
 	return kit.Plugin{
 		Name: name, Kind: "runtime", Version: "test", Description: "Behaves as told.",
 		Requires: []string{"network"}, ServingCertificate: true,
@@ -77,6 +83,16 @@ func builtIn(name string) kit.Plugin {
 			return &worker{env: env, mode: c.Mode}, nil
 		},
 	}
+}
+
+// lax is a plugin with faults that pluginverify finds.
+var lax = kit.Plugin{
+	Name: "lax", Kind: "example", Version: "test", Description: "Does most things wrong.", Requires: []string{"weather"},
+	Rules:        []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"pods"}}},
+	ConfigSchema: `{"type":"object"}`,
+	New: func(*kit.Env) (kit.Runner, error) {
+		return kit.RunnerFunc(func(ctx context.Context) error { <-ctx.Done(); return nil }), nil
+	},
 }
 
 // worker is what the built-in plugin runs.

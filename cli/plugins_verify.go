@@ -1,0 +1,66 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+
+	"keelson.dev/keelson/core/pluginverify"
+)
+
+func newPluginsVerify(streams genericiooptions.IOStreams) *cobra.Command {
+	var p pluginverify.Program
+	var config string
+	cmd := &cobra.Command{
+		Use:   "verify PATH [-- ARG...]",
+		Short: "Hold a plugin's program to the contract, without a cluster",
+		Long: `Start a plugin's program without a cluster, with an identity that is thrown
+away afterwards, and look at all that the kernel looks at: the file, the handshake,
+what it describes, its schema, its rules, and the tests of the base contract.
+
+The plugin is configured and not activated, so that nothing of this machine changes;
+--activate activates it as well. There is no Kubernetes API behind the address that it
+is given. The exit code is 0 if nothing is wrong.`,
+		Example: `  # A program that was just built
+  keelson plugins verify ./my-plugin
+
+  # One that cannot do without a configuration, and whose work does no harm here
+  keelson plugins verify ./my-plugin --config config.yaml --activate
+
+  # One that takes arguments
+  keelson plugins verify /usr/bin/node -- /srv/my-plugin/index.js`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			p.Path, p.Args = args[0], args[1:]
+			if config != "" {
+				var err error
+				if p.Config, err = readConfig(config); err != nil {
+					return err
+				}
+			}
+			err := pluginverify.Verify(cmd.Context(), p, func(c pluginverify.Check) { printCheck(streams, c) })
+			if errors.Is(err, pluginverify.ErrFaulty) {
+				return fmt.Errorf("%s is no plugin that the kernel would run: see the lines with FAULT", p.Path)
+			}
+			if err == nil {
+				fmt.Fprintln(streams.Out, "Good: the kernel would run it.")
+			}
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&config, "config", "", "File with the plugin's configuration, in YAML or JSON")
+	cmd.Flags().BoolVar(&p.Activate, "activate", false, "Activate the plugin too: its work may change this machine")
+	return cmd
+}
+
+func printCheck(streams genericiooptions.IOStreams, c pluginverify.Check) {
+	const indent = "\n             "
+	text := c.Detail
+	if c.Fault != "" {
+		text = strings.TrimSpace("FAULT " + text + "\n" + c.Fault)
+	}
+	fmt.Fprintf(streams.Out, "  %-10s %s\n", c.Name, strings.ReplaceAll(text, "\n", indent))
+}
