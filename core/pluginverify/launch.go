@@ -149,7 +149,7 @@ var _ runner.Runner = (*process)(nil)
 func (p *process) config(clientTLS *tls.Config, dir string) *plugin.ClientConfig {
 	return &plugin.ClientConfig{
 		HandshakeConfig:  plugin.HandshakeConfig{MagicCookieKey: pluginv1.CookieKey, MagicCookieValue: pluginv1.CookieValue},
-		VersionedPlugins: map[int]plugin.PluginSet{pluginv1.ProtocolVersion: {pluginv1.ServiceName: dispensed{}}},
+		VersionedPlugins: offered(),
 		AllowedProtocols: []plugin.Protocol{plugin.ProtocolGRPC},
 		TLSConfig:        clientTLS, SkipHostEnv: true, StartTimeout: startTimeout,
 		UnixSocketConfig: &plugin.UnixSocketConfig{TempDir: dir},
@@ -159,6 +159,15 @@ func (p *process) config(clientTLS *tls.Config, dir string) *plugin.ClientConfig
 		},
 		Logger: hclog.NewNullLogger(), Stderr: &p.words, SyncStdout: io.Discard, SyncStderr: io.Discard,
 	}
+}
+
+// offered is the base contract in each version that the kernel speaks.
+func offered() map[int]plugin.PluginSet {
+	set := map[int]plugin.PluginSet{}
+	for _, v := range pluginv1.ProtocolVersions() {
+		set[v] = plugin.PluginSet{pluginv1.ServiceName: dispensed{}}
+	}
+	return set
 }
 
 // Start implements runner.Runner.

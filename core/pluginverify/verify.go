@@ -131,7 +131,7 @@ func (v *verification) describe(ctx context.Context) bool {
 		return false
 	}
 	defer s.kill()
-	v.tell(Check{Name: "Start", Detail: fmt.Sprintf("handshake after %s", s.took.Round(time.Millisecond))})
+	v.tell(Check{Name: "Start", Detail: fmt.Sprintf("handshake after %s, version %d of the contract", s.took.Round(time.Millisecond), s.client.NegotiatedVersion())})
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	d, err := s.rpc.Describe(ctx, &pluginv1.DescribeRequest{})
