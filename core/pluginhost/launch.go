@@ -134,7 +134,7 @@ func (u *unit) launch(ctx context.Context, spec Spec) (*session, error) {
 func (u *unit) newProcess(cmd Command, t Transport) *process {
 	p := &process{
 		cmd: exec.Command(cmd.Path, cmd.Args...), forker: u.host.forker, cgroup: u.host.cgroups.of(u.name),
-		record: u.host.recordOf(u.name), instance: rand.Text(), done: make(chan struct{}),
+		record: u.host.recordOf(u.name), instance: rand.Text(), done: make(chan struct{}), sockets: u.sockets,
 		handover: pluginv1.Handover{
 			Name: u.name, CA: string(t.CA),
 			Certificate: string(t.Plugin.Certificate), PrivateKey: string(t.Plugin.PrivateKey),

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"strconv"
@@ -35,7 +36,9 @@ type process struct {
 	handover pluginv1.Handover
 
 	stdout, stderr *os.File      // reading ends; closed by release
-	lifeline       *os.File      // writing end of the handover pipe; its close says that the host is gone
+	lifeline       *net.UnixConn // host's end of the handover socket; its close says that the host is gone
+	sockets        *sockets      // that the process may ask for; nil: none
+	asking         sync.WaitGroup
 	pid            int           // 0 until started
 	done           chan struct{} // closed when the process has ended
 	exit           error         // valid after done
@@ -55,11 +58,13 @@ func (p *process) Start(context.Context) (err error) {
 		}
 		return r, w
 	}
-	var outW, errW, giveR *os.File
+	var outW, errW, given *os.File
 	p.stdout, outW = pipe()
 	p.stderr, errW = pipe()
-	giveR, p.lifeline = pipe()
-	theirs = []*os.File{outW, errW, giveR}
+	if err == nil {
+		given, p.lifeline, err = socketPair()
+	}
+	theirs = []*os.File{outW, errW, given}
 	defer func() {
 		for _, f := range theirs {
 			_ = f.Close() // nil files give an error, which says nothing
@@ -72,7 +77,7 @@ func (p *process) Start(context.Context) (err error) {
 		return fmt.Errorf("start %s: %w", p.cmd.Path, err)
 	}
 	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = nil, outW, errW
-	p.cmd.ExtraFiles = []*os.File{giveR}
+	p.cmd.ExtraFiles = []*os.File{given}
 	p.cmd.Env = append(p.cmd.Env, pluginv1.HandoverEnv+"=3", pluginv1.InstanceEnv+"="+p.instance)
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if err = p.fork(); err != nil {
@@ -103,7 +108,7 @@ func (p *process) introduce() error {
 	if err == nil {
 		var line []byte
 		if line, err = json.Marshal(p.handover); err == nil {
-			_, err = p.lifeline.Write(append(line, '\n')) // far less than a pipe holds
+			_, err = p.lifeline.Write(append(line, '\n')) // far less than a socket holds
 		}
 		if errors.Is(err, syscall.EPIPE) {
 			err = nil // it has ended; why is told by its output
@@ -112,6 +117,9 @@ func (p *process) introduce() error {
 	if err != nil {
 		_ = p.cmd.Process.Kill()
 		return fmt.Errorf("hand over to %s: %w", p.cmd.Path, err)
+	}
+	if p.sockets != nil {
+		p.asking.Go(func() { p.sockets.serve(p.lifeline, p.instance) }) // ends by release, or with the process
 	}
 	return nil
 }
@@ -127,11 +135,15 @@ func (p *process) wait() {
 // release closes the host's ends of the pipes; the process has ended or will.
 func (p *process) release() {
 	p.released.Do(func() {
-		for _, f := range []*os.File{p.stdout, p.stderr, p.lifeline} {
+		for _, f := range []*os.File{p.stdout, p.stderr} {
 			if f != nil {
 				_ = f.Close()
 			}
 		}
+		if p.lifeline != nil {
+			_ = p.lifeline.Close()
+		}
+		p.asking.Wait()
 	})
 }
 

@@ -21,6 +21,8 @@ type unit struct {
 	slog *slog.Logger
 	// renew holds one token when credentials are to be looked at.
 	renew chan struct{}
+	// sockets outlive the processes.
+	sockets *sockets
 
 	mu      sync.Mutex // guards all below
 	spec    Spec
@@ -35,7 +37,7 @@ func newUnit(h *Host, spec Spec) *unit {
 		host: h, name: spec.Name, spec: spec, changed: make(chan struct{}), renew: make(chan struct{}, 1),
 		log:    newLogFile(h.logDir(), spec.Name),
 		slog:   h.cfg.Log.With("plugin", spec.Name),
-		status: Status{Phase: PhaseStopped},
+		status: Status{Phase: PhaseStopped}, sockets: newSockets(h.cfg.Log.With("plugin", spec.Name)),
 	}
 }
 
@@ -105,6 +107,7 @@ func (u *unit) update(change func(s *Status)) {
 // supervise makes what is wanted so until ctx ends or the unit is removed.
 func (u *unit) supervise(ctx context.Context) {
 	defer u.log.close()
+	defer u.sockets.keepFor()
 	var b backoff
 	for ctx.Err() == nil {
 		spec, changed, removed := u.wanted()
@@ -115,6 +118,7 @@ func (u *unit) supervise(ctx context.Context) {
 				return
 			}
 		case !spec.Enabled:
+			u.sockets.keepFor()
 			u.update(func(s *Status) { s.Phase, s.PID, s.Message = PhaseStopped, 0, "" })
 			pause(ctx, changed, -1)
 		default:

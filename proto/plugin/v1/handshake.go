@@ -63,7 +63,8 @@ type Handover struct {
 // and hands the same to each later process of the plugin that asks for the same network
 // and address: what connects or arrives while none of them accepts waits in the queue.
 // So each closes its descriptor as it likes; the socket itself is closed when the plugin
-// is disabled or removed, or when its new process has taken over and has not asked for it.
+// is disabled or removed, when its new process has taken over and has not asked for it, or
+// when the processes that asked for it have said Close.
 //
 // A datagram that one process has taken from the queue no other sees: a process reads
 // while it is active, and not before.
@@ -77,6 +78,9 @@ type SocketRequest struct {
 	// replaces what stands at its path. An address that the machine has not yet is bound
 	// all the same (IP_FREEBIND).
 	Address string `json:"address"`
+	// Close says that the plugin no longer wants the socket of that network and address.
+	// The answer has no descriptor.
+	Close bool `json:"close,omitempty"`
 }
 
 // SocketAnswer is the kernel's answer to a SocketRequest: one line of JSON. With its
