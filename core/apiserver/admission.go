@@ -102,7 +102,7 @@ func (s *Server) registerAdmission(plugins *admission.Plugins) {
 }
 
 // admit builds the admission chain.
-func (s *Server) admit(gc *genericapiserver.Config) error {
+func (s *Server) admit(gc *genericapiserver.Config, objects *storedObjects) error {
 	plugins := admission.NewPlugins()
 	s.registerAdmission(plugins)
 	options := &s.config.Options.Admission
@@ -118,7 +118,7 @@ func (s *Server) admit(gc *genericapiserver.Config) error {
 	init := admission.PluginInitializers{
 		initializer.NewAPIServerIDInitializer(gc.APIServerID),
 		webhookinit.NewPluginInitializer(webhook.NewDefaultAuthenticationInfoResolverWrapper(nil, nil, s.loopback, nil), s.services),
-		excluded{}, manifestReader{},
+		excluded{}, manifestReader{}, nodeReader{objects},
 		initializer.New(s.client, dynamicClient, s.factory, s.rights, utilfeature.DefaultFeatureGate, gc.EffectiveVersion, gc.DrainedNotify(), s.mapper),
 	}
 	s.late.init = init
@@ -148,6 +148,18 @@ var _ admission.PluginInitializer = manifestReader{}
 func (manifestReader) Initialize(p admission.Interface) {
 	if wants, ok := p.(initializer.WantsManifestLoaders); ok {
 		wants.SetManifestLoaders(admissionregistration.ManifestLoaders())
+	}
+}
+
+// nodeReader lets plugins read nodes straight from the registry.
+type nodeReader struct{ *storedObjects }
+
+var _ admission.PluginInitializer = nodeReader{}
+
+// Initialize implements admission.PluginInitializer.
+func (r nodeReader) Initialize(p admission.Interface) {
+	if wants, ok := p.(registryadmission.WantsNodes); ok {
+		wants.SetNodes(r.storedObjects)
 	}
 }
 

@@ -35,6 +35,7 @@ func (s *Server) chain(h http.Handler, c *genericapiserver.Config) http.Handler 
 		h = genericfilters.WithCORS(h, c.CorsAllowedOriginList, nil, nil, nil, "true")
 	}
 	h = genericapifilters.WithWarningRecorder(h) // inside the timeout, which makes it safe to use
+	h = withStack(h)                             // in the goroutine that the timeout makes
 	h = genericfilters.WithTimeoutForNonLongRunningRequests(h, c.LongRunningFunc)
 	h = genericapifilters.WithRequestDeadline(h, c.AuditBackend, c.AuditPolicyRuleEvaluator, c.LongRunningFunc, c.Serializer, c.RequestTimeout)
 	h = genericfilters.WithWaitGroup(h, c.LongRunningFunc, c.NonLongRunningRequestWaitGroup)

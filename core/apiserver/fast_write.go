@@ -87,6 +87,7 @@ type fastCreater struct {
 
 // Create implements rest.Creater.
 func (c *fastCreater) Create(ctx context.Context, obj runtime.Object, _ rest.ValidateObjectFunc, options *metav1.CreateOptions) (runtime.Object, error) {
+	growStack(false) // the handler calls from a goroutine of its own
 	w := c.w
 	if c.attrs == nil { // the handler may try again, with managed fields taken out
 		name := ""
@@ -162,6 +163,7 @@ type fastPatcher struct {
 func (u *fastUpdater) Update(ctx context.Context, name string, info rest.UpdatedObjectInfo, createValidation rest.ValidateObjectFunc,
 	_ rest.ValidateObjectUpdateFunc, forceCreate bool, options *metav1.UpdateOptions,
 ) (runtime.Object, bool, error) {
+	growStack(false) // the handler calls from a goroutine of its own
 	w, patch := u.w, u.patch
 	u.patch = nil // the handler tries a second time with managed fields taken out, if the object is too large
 	user, _ := request.UserFrom(ctx)

@@ -138,7 +138,7 @@ func (s *Server) assemble(lifetime context.Context) error {
 	if err := s.configure(gc); err != nil {
 		return err
 	}
-	if err := s.admit(gc); err != nil {
+	if err := s.admit(gc, objects); err != nil {
 		return err
 	}
 	groups, err := registry.APIGroups(registry.Config{

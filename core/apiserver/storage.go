@@ -98,8 +98,8 @@ func (o *storageOptions) GetRESTOptions(resource schema.GroupResource, _ runtime
 	}, nil
 }
 
-// storedObjects looks up what tokens are bound to, straight in the registry:
-// what the last write said, without a request of its own. Its fields are set
+// storedObjects looks up what tokens are bound to and the nodes that admission asks
+// for, straight in the registry: what the last write said, without a request of its own. Its fields are set
 // before anything is served.
 type storedObjects struct{ accounts, pods, secrets, nodes rest.Getter }
 

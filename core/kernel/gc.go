@@ -23,6 +23,8 @@ const (
 	// gcBusyStreak is how many such collections in a row make a server busy: its own
 	// start has fewer.
 	gcBusyStreak = 12
+	// gcBusyAgain is the same once the start is over.
+	gcBusyAgain = 3
 	// gcCalm is how long after the last collection memory that is free is given back.
 	gcCalm = 15 * time.Second
 	// gcWorthwhile is how much must have been allocated since memory was given back, to
@@ -38,6 +40,7 @@ type gcTuner struct {
 	calm    *time.Timer // gives memory back
 	given   uint64      // bytes allocated in all when memory was last given back
 	giving  atomic.Bool // memory is being given back: the next collection is that of it
+	started atomic.Bool // memory was given back once: the start is over
 }
 
 // tuneGC lets a busy server collect less often, until the process ends. GOGC in the
@@ -49,6 +52,7 @@ func tuneGC() {
 	t := &gcTuner{last: time.Now(), percent: gcPercent}
 	t.calm = time.AfterFunc(gcCalm, func() {
 		t.giving.Store(true)
+		t.started.Store(true)
 		debug.SetGCPercent(gcPercent) // the collection that follows lets t know
 		debug.FreeOSMemory()
 	})
@@ -92,7 +96,11 @@ func (t *gcTuner) next(since time.Duration, live uint64) int {
 		t.streak = 0
 		return gcPercent
 	}
-	if t.streak++; t.streak < gcBusyStreak {
+	enough := gcBusyStreak
+	if t.started.Load() {
+		enough = gcBusyAgain
+	}
+	if t.streak++; t.streak < enough {
 		return gcPercent
 	}
 	growth := min(live*gcBusyPercent/100, live*gcPercent/100+gcBusyBytes)

@@ -11,21 +11,25 @@ func TestGCTuner(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
 		streak  int
+		started bool
 		percent int
 		since   time.Duration
 		live    uint64
 		want    int
 	}{
-		{"idle", gcBusyStreak, gcPercent, time.Minute, 40 * mb, gcPercent},
-		{"starting", gcBusyStreak - 2, gcPercent, 100 * time.Millisecond, 40 * mb, gcPercent},
-		{"busy", gcBusyStreak - 1, gcPercent, 100 * time.Millisecond, 40 * mb, gcBusyPercent},
-		{"still busy, though collections are rarer now", gcBusyStreak, gcBusyPercent, 4 * time.Second, 40 * mb, gcBusyPercent},
-		{"not busy any more", gcBusyStreak, gcBusyPercent, 20 * time.Second, 40 * mb, gcPercent},
-		{"busy with much alive", gcBusyStreak, gcPercent, 100 * time.Millisecond, 1920 * mb, gcPercent + 10},
-		{"nothing alive", gcBusyStreak, gcPercent, 100 * time.Millisecond, 0, gcPercent},
+		{"idle", gcBusyStreak, false, gcPercent, time.Minute, 40 * mb, gcPercent},
+		{"starting", gcBusyStreak - 2, false, gcPercent, 100 * time.Millisecond, 40 * mb, gcPercent},
+		{"busy", gcBusyStreak - 1, false, gcPercent, 100 * time.Millisecond, 40 * mb, gcBusyPercent},
+		{"still busy, though collections are rarer now", gcBusyStreak, false, gcBusyPercent, 4 * time.Second, 40 * mb, gcBusyPercent},
+		{"not busy any more", gcBusyStreak, false, gcBusyPercent, 20 * time.Second, 40 * mb, gcPercent},
+		{"busy with much alive", gcBusyStreak, false, gcPercent, 100 * time.Millisecond, 1920 * mb, gcPercent + 10},
+		{"busy some time after the start", gcBusyAgain - 1, true, gcPercent, 100 * time.Millisecond, 40 * mb, gcBusyPercent},
+		{"not for long, after the start", gcBusyAgain - 2, true, gcPercent, 100 * time.Millisecond, 40 * mb, gcPercent},
+		{"nothing alive", gcBusyStreak, false, gcPercent, 100 * time.Millisecond, 0, gcPercent},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			g := &gcTuner{percent: tt.percent, streak: tt.streak}
+			g.started.Store(tt.started)
 			if got := g.next(tt.since, tt.live); got != tt.want {
 				t.Errorf("next(%s, %d) at %d%% = %d%%, want %d%%", tt.since, tt.live, tt.percent, got, tt.want)
 			}

@@ -20,8 +20,23 @@ import (
 type noded struct {
 	asker
 	nodes   corelisters.NodeLister
+	stored  NodeSource // nil: the client is asked
 	missing missingNames
 }
+
+// NodeSource reads nodes as the last write left them. What does not exist is a
+// NotFound error.
+type NodeSource interface {
+	Node(ctx context.Context, name string) (*corev1.Node, error)
+}
+
+// WantsNodes is a plugin that looks at nodes which its cache does not show yet.
+type WantsNodes interface{ SetNodes(NodeSource) }
+
+var _ WantsNodes = (*noded)(nil)
+
+// SetNodes takes what reads nodes without a request.
+func (n *noded) SetNodes(s NodeSource) { n.stored = s }
 
 // missingTime is how long a node that does not exist is not asked for again; the
 // cache shows one that is made meanwhile.
@@ -61,7 +76,7 @@ func (n *noded) SetExternalKubeInformerFactory(f informers.SharedInformerFactory
 	n.SetReadyFunc(f.Core().V1().Nodes().Informer().HasSynced)
 }
 
-// node is that of the name, from the cache or else from the API; nil if there is none.
+// node is that of the name, from the cache or else as it is stored; nil if there is none.
 func (n *noded) node(ctx context.Context, a admission.Attributes, name string) (*corev1.Node, error) {
 	if !n.WaitForReady() {
 		return nil, admission.NewForbidden(a, fmt.Errorf("not yet ready to handle request"))
@@ -72,12 +87,19 @@ func (n *noded) node(ctx context.Context, a admission.Attributes, name string) (
 	if n.missing.has(name) {
 		return nil, nil
 	}
-	node, err := n.client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
+	node, err := n.read(ctx, name)
 	if apierrors.IsNotFound(err) {
 		n.missing.add(name)
 		return nil, nil
 	}
 	return node, err
+}
+
+func (n *noded) read(ctx context.Context, name string) (*corev1.Node, error) {
+	if n.stored != nil {
+		return n.stored.Node(ctx, name)
+	}
+	return n.client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
 }
 
 // topologyLabels tells a pod, by labels, in which zone and region its node is.
