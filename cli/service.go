@@ -208,14 +208,15 @@ func installBinary(d dirs) error {
 	}
 	target := (&service{dirs: d}).binary()
 	if self != target {
-		data, err := os.ReadFile(self)
+		binary, err := os.Open(self)
 		if err != nil {
 			return err
 		}
+		defer func() { _ = binary.Close() }()
 		if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
 			return err
 		}
-		if err := atomicfile.Write(target, data, 0o755); err != nil {
+		if err := atomicfile.Copy(target, binary, 0o755); err != nil {
 			return err
 		}
 	}

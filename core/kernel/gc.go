@@ -6,6 +6,8 @@ import (
 	"runtime/debug"
 	"sync/atomic"
 	"time"
+
+	"keelson.dev/keelson/proto/libmem"
 )
 
 const (
@@ -43,8 +45,9 @@ type gcTuner struct {
 	started atomic.Bool // memory was given back once: the start is over
 }
 
-// tuneGC lets a busy server collect less often, until the process ends. GOGC in the
-// environment turns it off.
+// tuneGC lets a busy server collect less often, until the process ends, and gives
+// back after bursts what they took: free memory, and pages of the program. GOGC in
+// the environment turns it off.
 func tuneGC() {
 	if os.Getenv("GOGC") != "" {
 		return
@@ -55,6 +58,7 @@ func tuneGC() {
 		t.started.Store(true)
 		debug.SetGCPercent(gcPercent) // the collection that follows lets t know
 		debug.FreeOSMemory()
+		_ = libmem.ReleaseProgram() // where that cannot be, the pages stay
 	})
 	t.calm.Stop()
 	debug.SetGCPercent(gcPercent)

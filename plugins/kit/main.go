@@ -15,6 +15,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"syscall"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/go-plugin"
@@ -22,12 +23,23 @@ import (
 	"k8s.io/klog/v2"
 
 	"keelson.dev/keelson/proto/liblog"
+	"keelson.dev/keelson/proto/libmem"
 	pluginv1 "keelson.dev/keelson/proto/plugin/v1"
 )
 
 // gcPercent makes the collector run when the heap has grown by half instead of
 // doubling: plugins' heaps are a few megabytes, and there are many plugins.
 const gcPercent = 50
+
+// settleTime is how long after its start a plugin gives back what that has needed.
+const settleTime = 20 * time.Second
+
+// settle gives back memory that is free, and pages of the program that may not be
+// used again.
+func settle() {
+	debug.FreeOSMemory()
+	_ = libmem.ReleaseProgram() // where that cannot be, the pages stay
+}
 
 // Main is the whole main function of a plugin's program. It does not return: it ends
 // the process with status 0 after Stop or SIGTERM, else with 1.
@@ -39,6 +51,7 @@ func Main(p Plugin) {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
+	time.AfterFunc(settleTime, settle)
 	// go-plugin replaces os.Stderr by a pipe of its own; log lines go to the real one.
 	stderr := os.Stderr
 	level := &slog.LevelVar{}
