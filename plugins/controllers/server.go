@@ -6,11 +6,16 @@ import (
 	"strings"
 
 	"golang.org/x/sync/errgroup"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	runtimeschema "k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/informers"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 
 	"keelson.dev/keelson/plugins/controllers/internal/accounts"
@@ -40,13 +45,14 @@ type Server struct {
 	config      Config
 	context     *control.Context
 	controllers map[string]controller
+	filled      chan struct{} // closed when the caches are
 }
 
-var _ kit.Runner = (*Server)(nil)
+var _ kit.WarmStandby = (*Server)(nil)
 
 // New makes the controllers that the configuration asks for.
 func New(env *kit.Env) (*Server, error) {
-	s := &Server{env: env}
+	s := &Server{env: env, filled: make(chan struct{})}
 	if err := env.LoadConfig(&s.config); err != nil {
 		return nil, err
 	}
@@ -137,25 +143,83 @@ func (s *Server) make(name string) (controller, error) {
 	return nil, fmt.Errorf("no controller is called %q", name)
 }
 
-// Start runs the controllers until ctx ends, after their caches have filled.
-func (s *Server) Start(ctx context.Context) error {
+// warmer is a controller that keeps more than the shared informers while in standby.
+type warmer interface {
+	Warm(ctx context.Context) error
+}
+
+// Warm fills the caches and keeps them. Keys wait in the controllers' queues.
+func (s *Server) Warm(ctx context.Context, warm func()) error {
 	if s.context == nil {
-		return fmt.Errorf("start controllers: there is no API to work with")
+		return nil
 	}
-	defer s.context.Broadcaster.Shutdown()
-	s.context.Broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: s.context.Client.CoreV1().Events(corev1.NamespaceAll)})
 	group, ctx := errgroup.WithContext(ctx)
 	defer s.context.Informers.Shutdown()
 	s.context.Informers.Start(ctx.Done())
-	s.env.Health.SetStarting("Waiting for the caches to fill")
+	for name, c := range s.controllers {
+		if w, ok := c.(warmer); ok {
+			group.Go(func() error {
+				if err := w.Warm(ctx); err != nil {
+					return fmt.Errorf("controller %s: %w", name, err)
+				}
+				return nil
+			})
+		}
+	}
 	for typ, ok := range s.context.Informers.WaitForCacheSync(ctx.Done()) {
 		if !ok && ctx.Err() == nil {
 			return fmt.Errorf("fill the cache of %s: stopped", typ)
 		}
 	}
-	if ctx.Err() != nil {
+	if ctx.Err() == nil {
+		close(s.filled)
+		warm()
+	}
+	group.Go(func() error { <-ctx.Done(); return nil })
+	return group.Wait()
+}
+
+// created are the resources of which controllers make objects under names that they
+// choose at the moment: one more for each look at a stale cache.
+func (s *Server) created() map[runtimeschema.GroupVersionResource]cache.Store {
+	f := s.context.Informers
+	return map[runtimeschema.GroupVersionResource]cache.Store{
+		corev1.SchemeGroupVersion.WithResource("pods"):                f.Core().V1().Pods().Informer().GetStore(),
+		appsv1.SchemeGroupVersion.WithResource("replicasets"):         f.Apps().V1().ReplicaSets().Informer().GetStore(),
+		discoveryv1.SchemeGroupVersion.WithResource("endpointslices"): f.Discovery().V1().EndpointSlices().Informer().GetStore(),
+	}
+}
+
+// catchUp waits until the caches have what another process of the plugin may have made a
+// moment ago.
+func (s *Server) catchUp(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	for resource, store := range s.created() {
+		group.Go(func() error { return s.env.CatchUp(ctx, resource, store, metav1.ListOptions{}) })
+	}
+	return group.Wait()
+}
+
+// Start runs the controllers until ctx ends, after their caches have filled.
+func (s *Server) Start(ctx context.Context) error {
+	if s.context == nil {
+		return fmt.Errorf("start controllers: there is no API to work with")
+	}
+	s.env.Health.SetStarting("Waiting for the caches to fill")
+	select {
+	case <-s.filled:
+	case <-ctx.Done():
 		return nil
 	}
+	if err := s.catchUp(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return fmt.Errorf("fill the caches: %w", err)
+	}
+	defer s.context.Broadcaster.Shutdown()
+	s.context.Broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: s.context.Client.CoreV1().Events(corev1.NamespaceAll)})
+	group, ctx := errgroup.WithContext(ctx)
 	for name, c := range s.controllers {
 		group.Go(func() error {
 			if err := c.Run(ctx); err != nil {

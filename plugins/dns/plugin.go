@@ -30,5 +30,5 @@ func newRunner(env *kit.Env) (kit.Runner, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newServer(env, cfg, client), nil
+	return newServer(env, cfg, client)
 }

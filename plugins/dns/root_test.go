@@ -25,7 +25,11 @@ func start(t *testing.T, client *fake.Clientset) (stop func()) {
 	env := kittest.NewEnv(t, Plugin)
 	cfg := Config{ResolvConf: "/dev/null"}
 	cfg.SetDefaults()
-	return kittest.Run(t, newServer(env, cfg, client))
+	s, err := newServer(env, cfg, client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return kittest.Run(t, s)
 }
 
 // asks sends a query from the namespace ("" is the node) over the network.

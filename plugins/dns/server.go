@@ -26,8 +26,9 @@ const (
 	lookEvery = 15 * time.Second
 	// tcpIdle closes connections on which nothing is asked.
 	tcpIdle = 8 * time.Second
-	// stopGrace is for queries under way when the plugin ends.
-	stopGrace = 2 * time.Second
+	// answerTime is what queries under way have at the end of an activation before the
+	// next process begins; those that wait for a server of elsewhere are answered later.
+	answerTime = 20 * time.Millisecond
 
 	serviceNamespace = "kube-system"
 	serviceName      = "kube-dns"
@@ -42,39 +43,55 @@ type Server struct {
 	metrics *metrics
 	addrs   []netip.Addr // that we listen on
 	port    int          // 53, but in tests
+	factory informers.SharedInformerFactory
+	zone    *zone
+	synced  cache.InformerSynced
 	handler *handler
 }
 
-func newServer(env *kit.Env, cfg Config, client kubernetes.Interface) *Server {
+var _ kit.WarmStandby = (*Server)(nil)
+
+func newServer(env *kit.Env, cfg Config, client kubernetes.Interface) (*Server, error) {
 	addrs := []netip.Addr{nodeAddress}
 	if env.Cluster.DNSAddress.IsValid() {
 		addrs = append(addrs, env.Cluster.DNSAddress)
 	}
-	return &Server{env: env, cfg: cfg, client: client, metrics: newMetrics(env.Metrics), addrs: addrs, port: dnsPort}
+	s := &Server{env: env, cfg: cfg, client: client, metrics: newMetrics(env.Metrics), addrs: addrs, port: dnsPort}
+	s.factory = informers.NewSharedInformerFactoryWithOptions(s.client, 0, informers.WithTransform(slim))
+	var err error
+	if s.zone, s.synced, err = newZone(s.factory); err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
-// Start serves until ctx ends. Link and addresses stay.
+// Warm keeps the names that are served.
+func (s *Server) Warm(ctx context.Context, warm func()) error {
+	s.factory.Start(ctx.Done())
+	defer s.factory.Shutdown()
+	if cache.WaitForCacheSync(ctx.Done(), s.synced) {
+		warm()
+	}
+	<-ctx.Done()
+	return nil
+}
+
+// Start serves until ctx ends. Link and addresses stay, and the kernel keeps the sockets:
+// queries that come meanwhile wait in them.
 func (s *Server) Start(ctx context.Context) error {
 	s.env.Health.SetStarting("waiting for services and endpoints")
 	if err := ensureLink(s.addrs); err != nil {
 		return err
 	}
-	factory := informers.NewSharedInformerFactoryWithOptions(s.client, 0, informers.WithTransform(slim))
-	z, synced, err := newZone(factory)
-	if err != nil {
-		return err
-	}
-	s.handler = s.newHandler(z)
-	factory.Start(ctx.Done())
-	defer factory.Shutdown()
+	s.handler = s.newHandler(s.zone)
 	g, ctx := errgroup.WithContext(ctx)
 	for _, addr := range s.addrs {
-		for _, network := range []string{"udp", "tcp"} {
-			s.serve(ctx, g, network, addr)
+		if err := errors.Join(s.serveUDP(ctx, g, addr), s.serveTCP(ctx, g, addr)); err != nil {
+			g.Go(func() error { return err })
 		}
 	}
 	g.Go(func() error {
-		if cache.WaitForCacheSync(ctx.Done(), synced) {
+		if cache.WaitForCacheSync(ctx.Done(), s.synced) {
 			s.env.Health.SetReady()
 			s.env.Log.Info("Cluster names are served", "domain", s.handler.namer.domain, "addresses", s.addrs)
 		}
@@ -111,32 +128,60 @@ func newZone(factory informers.SharedInformerFactory) (*zone, cache.InformerSync
 	return &zone{services: services.GetIndexer(), slices: endpointSlices.GetIndexer(), namespaces: namespaces.GetStore(), synced: synced}, synced, nil
 }
 
-// serve starts a server that ends with ctx. The port is shared with a process that is
-// being replaced.
-func (s *Server) serve(ctx context.Context, g *errgroup.Group, network string, addr netip.Addr) {
-	address := net.JoinHostPort(addr.String(), strconv.Itoa(s.port))
-	srv := &dns.Server{Addr: address, Net: network, Handler: s.handler, ReusePort: true, UDPSize: dns.DefaultMsgSize,
+func (s *Server) newDNSServer(network string, addr netip.Addr) *dns.Server {
+	return &dns.Server{Addr: net.JoinHostPort(addr.String(), strconv.Itoa(s.port)), Net: network, Handler: s.handler, UDPSize: dns.DefaultMsgSize,
 		IdleTimeout: func() time.Duration { return tcpIdle }, MsgAcceptFunc: accept}
-	started := make(chan struct{})
-	srv.NotifyStartedFunc = func() { close(started) }
-	failed := make(chan error, 1)
-	g.Go(func() error {
-		if err := srv.ListenAndServe(); err != nil && ctx.Err() == nil {
-			failed <- err
-			return fmt.Errorf("serve %s %s: %w", network, address, err)
-		}
-		return nil
+}
+
+// serveUDP answers datagrams until ctx ends. One that was read is answered, later too.
+func (s *Server) serveUDP(ctx context.Context, g *errgroup.Group, addr netip.Addr) error {
+	srv := s.newDNSServer("udp", addr)
+	var err error
+	if srv.PacketConn, err = s.env.PacketConn(ctx, "udp", srv.Addr); err != nil {
+		return err
+	}
+	s.run(ctx, g, srv, func() {
+		go func() { _ = srv.ShutdownContext(s.env.Life()) }() // ends with the last answer, or the process
 	})
-	g.Go(func() error { // ends the server
+	return nil
+}
+
+// serveTCP answers connections until ctx ends. Those that are open then go on in this
+// process until they are idle.
+func (s *Server) serveTCP(ctx context.Context, g *errgroup.Group, addr netip.Addr) error {
+	srv := s.newDNSServer("tcp", addr)
+	var err error
+	if srv.Listener, err = s.env.Listener(ctx, "tcp", srv.Addr); err != nil {
+		return err
+	}
+	s.run(ctx, g, srv, func() {
+		_ = srv.Listener.Close()
+		context.AfterFunc(s.env.Life(), func() { _ = srv.Shutdown() })
+	})
+	return nil
+}
+
+// run serves until ctx ends, and then calls stop, which takes on nothing new.
+func (s *Server) run(ctx context.Context, g *errgroup.Group, srv *dns.Server, stop func()) {
+	started, ended := make(chan struct{}), make(chan error, 1)
+	srv.NotifyStartedFunc = func() { close(started) }
+	go func() { ended <- srv.ActivateAndServe() }() // ends with the last connection
+	g.Go(func() error {
 		select {
 		case <-started:
-		case <-failed:
-			return nil
+		case err := <-ended:
+			return fmt.Errorf("serve %s %s: %w", srv.Net, srv.Addr, err)
 		}
-		<-ctx.Done()
-		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopGrace)
-		defer cancel()
-		_ = srv.ShutdownContext(end)
+		select {
+		case err := <-ended:
+			return fmt.Errorf("serve %s %s: %w", srv.Net, srv.Addr, err)
+		case <-ctx.Done():
+		}
+		stop()
+		select {
+		case <-ended:
+		case <-time.After(answerTime):
+		}
 		return nil
 	})
 }

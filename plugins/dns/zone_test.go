@@ -1,7 +1,6 @@
 package dns
 
 import (
-	"context"
 	"fmt"
 	"log/slog"
 	"net"
@@ -19,9 +18,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
-	"k8s.io/client-go/tools/cache"
 	"k8s.io/utils/ptr"
 
 	"keelson.dev/keelson/plugins/kit"
@@ -67,20 +64,15 @@ func newTestHandler(t testing.TB, upstreams []string, objects ...runtime.Object)
 	env := kittest.NewEnv(t, Plugin)
 	cfg := Config{Upstreams: upstreams, ResolvConf: "/dev/null"}
 	cfg.SetDefaults()
-	s := newServer(env, cfg, fake.NewClientset(objects...))
-	s.metrics = newMetrics(prometheus.NewRegistry())
-	factory := informers.NewSharedInformerFactoryWithOptions(s.client, 0, informers.WithTransform(slim))
-	z, synced, err := newZone(factory)
+	s, err := newServer(env, cfg, fake.NewClientset(objects...))
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	factory.Start(ctx.Done())
-	t.Cleanup(func() { cancel(); factory.Shutdown() })
-	if !cache.WaitForCacheSync(ctx.Done(), synced) {
-		t.Fatal("informers did not sync")
-	}
-	return s.newHandler(z)
+	s.metrics = newMetrics(prometheus.NewRegistry())
+	warm := make(chan struct{})
+	kittest.Warm(t, s, func() { close(warm) })
+	<-warm
+	return s.newHandler(s.zone)
 }
 
 // upstream is a resolver that knows example.com, and counts.

@@ -2,6 +2,7 @@ package kit
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -51,7 +52,11 @@ type Env struct {
 	Health *Health
 	// Metrics is served on RunDir/metrics.sock as /metrics.
 	Metrics *prometheus.Registry
+	// Process ends with the process, and is for streams that others have open: they
+	// outlive the activation in which they began. Nil (in tests): for ever.
+	Process context.Context
 
+	sockets     *sockets     // that the kernel keeps; nil in tests
 	credentials *credentials // in force; nil in tests
 }
 
@@ -164,4 +169,12 @@ func (e *Env) Clientset() (kubernetes.Interface, error) {
 		return nil, errors.New("make a Kubernetes client: the plugin was given no API server")
 	}
 	return kubernetes.NewForConfig(rest.CopyConfig(e.RESTConfig))
+}
+
+// Life is Process, never nil.
+func (e *Env) Life() context.Context {
+	if e.Process == nil {
+		return context.Background()
+	}
+	return e.Process
 }

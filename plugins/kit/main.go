@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -66,9 +67,10 @@ func Main(p Plugin) {
 		os.Exit(1)
 	}
 	service := NewService(context.WithoutCancel(ctx), p, log, level, os.Exit)
+	service.sockets = kernel.sockets
 	go func() { <-ctx.Done(); service.shutdown() }()
 	go func() {
-		_, _ = io.Copy(io.Discard, kernel)
+		kernel.wait()
 		log.Warn("Kernel is gone: ending")
 		service.shutdown()
 	}()
@@ -88,30 +90,65 @@ func Main(p Plugin) {
 // identity is a Handover with its use.
 type identity struct{ pluginv1.Handover }
 
-// receive reads the Handover, and returns the pipe that ends with the kernel.
-func receive() (identity, io.Reader, error) {
+// kernel is the plugin's end of the handover socket.
+type kernel struct {
+	r       *bufio.Reader
+	files   *fileQueue
+	sockets *sockets // nil: it is a pipe, and the kernel keeps no sockets
+}
+
+// wait returns when the kernel is gone.
+func (k *kernel) wait() {
+	if k.sockets != nil {
+		k.sockets.run(k.r, k.files)
+		return
+	}
+	_, _ = io.Copy(io.Discard, k.r)
+}
+
+// openHandover takes the inherited descriptor, which nobody that the plugin executes may
+// hold.
+func openHandover(fd int) (*kernel, error) {
+	syscall.CloseOnExec(fd)
+	if err := syscall.SetNonblock(fd, true); err != nil { // the wait for its end then costs no thread
+		return nil, fmt.Errorf("prepare the handover socket: %w", err)
+	}
+	file := os.NewFile(uintptr(fd), "handover")
+	conn, err := net.FileConn(file)
+	if err != nil { // a pipe
+		return &kernel{r: bufio.NewReader(file)}, nil //nolint:nilerr // it serves as well
+	}
+	unixConn, ok := conn.(*net.UnixConn)
+	if !ok {
+		return nil, errors.Join(fmt.Errorf("the handover descriptor is a socket of network %s", conn.LocalAddr().Network()), conn.Close())
+	}
+	_ = file.Close() // conn has a copy
+	files := &fileQueue{conn: unixConn}
+	return &kernel{r: bufio.NewReader(files), files: files, sockets: newSockets(unixConn)}, nil
+}
+
+// receive reads the Handover, and returns what ends with the kernel.
+func receive() (identity, *kernel, error) {
 	var id identity
 	fd, err := strconv.Atoi(os.Getenv(pluginv1.HandoverEnv))
 	if err != nil || fd < 3 {
 		return id, nil, fmt.Errorf("environment variable %s names no file descriptor: %q", pluginv1.HandoverEnv, os.Getenv(pluginv1.HandoverEnv))
 	}
-	// What the plugin executes must not hold the pipe, nor the variables.
-	syscall.CloseOnExec(fd)
-	if err := syscall.SetNonblock(fd, true); err != nil { // the wait for its end then costs no thread
-		return id, nil, fmt.Errorf("prepare the handover pipe: %w", err)
+	k, err := openHandover(fd)
+	if err != nil {
+		return id, nil, err
 	}
 	for _, name := range []string{pluginv1.HandoverEnv, pluginv1.InstanceEnv} {
 		_ = os.Unsetenv(name)
 	}
-	pipe := bufio.NewReader(os.NewFile(uintptr(fd), "handover"))
-	line, err := pipe.ReadBytes('\n')
+	line, err := k.r.ReadBytes('\n')
 	if err != nil {
 		return id, nil, fmt.Errorf("read the handover: %w", err)
 	}
 	if err := json.Unmarshal(line, &id.Handover); err != nil {
 		return id, nil, fmt.Errorf("decode the handover: %w", err)
 	}
-	return id, pipe, nil
+	return id, k, nil
 }
 
 // tls serves with the plugin's certificate and accepts the kernel alone: other

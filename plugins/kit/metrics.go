@@ -18,7 +18,7 @@ func serveMetrics(ctx context.Context, env *Env) {
 	if env.RunDir == "" {
 		return
 	}
-	listener, err := ListenSocket(filepath.Join(env.RunDir, MetricsSocket))
+	listener, err := env.Listener(ctx, "unix", filepath.Join(env.RunDir, MetricsSocket))
 	if err != nil {
 		env.Log.Warn("Metrics are not served", "err", err)
 		return

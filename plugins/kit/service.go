@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -37,27 +38,36 @@ type Service struct {
 	exit   func(code int)
 	base   context.Context // the life of the process
 
+	sockets *sockets // that the kernel keeps; nil: the plugin binds itself
+
+	life    context.Context // of what may outlive an activation; ends at the end
+	endLife context.CancelFunc
+	turned  wakeup        // fires when what is active or warm changes
+	stopped chan struct{} // closed by Stop: Health streams end
+	stop    sync.Once
+
 	mu      sync.Mutex // guards what follows; held while New runs, not while Start does
 	config  *pluginv1.ConfigureRequest
 	env     *Env
-	runner  Runner        // made and not yet started, or the active one
-	active  *activation   // nil: standby
-	turned  chan struct{} // closed and replaced when active changes
+	runner  Runner      // made and not yet started, or the active one
+	standby *standby    // that keeps it warm; nil: it has nothing to warm
+	active  *activation // nil: standby
 	drained bool
-	stopped chan struct{} // closed by Stop: Health streams end
-	stop    sync.Once
 }
 
 // activation is one run of Start.
 type activation struct {
 	cancel context.CancelFunc
-	done   chan struct{} // closed when Start has returned
+	done   chan struct{}             // closed when Start has returned
+	endBy  atomic.Pointer[time.Time] // when what was begun has to be finished
 }
 
 // NewService makes the service. ctx is the life of the process; exit ends it (os.Exit)
 // and is called from a goroutine of the service after a failure (1) or Stop (0).
 func NewService(ctx context.Context, p Plugin, log *slog.Logger, level *slog.LevelVar, exit func(code int)) *Service {
-	return &Service{plugin: p, log: log, level: level, exit: exit, base: ctx, turned: make(chan struct{}), stopped: make(chan struct{})}
+	s := &Service{plugin: p, log: log, level: level, exit: exit, base: ctx, stopped: make(chan struct{})}
+	s.life, s.endLife = context.WithCancel(ctx)
+	return s
 }
 
 // Describe implements the contract.
@@ -66,7 +76,7 @@ func (s *Service) Describe(context.Context, *pluginv1.DescribeRequest) (*pluginv
 }
 
 // Configure implements the contract.
-func (s *Service) Configure(_ context.Context, req *pluginv1.ConfigureRequest) (*pluginv1.ConfigureResponse, error) {
+func (s *Service) Configure(ctx context.Context, req *pluginv1.ConfigureRequest) (*pluginv1.ConfigureResponse, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.active != nil {
@@ -75,10 +85,15 @@ func (s *Service) Configure(_ context.Context, req *pluginv1.ConfigureRequest) (
 	if err := setLevel(s.level, req.GetLogLevel()); err != nil {
 		return nil, err
 	}
+	before := s.standby
 	if err := s.makeRunner(req); err != nil {
 		return nil, err
 	}
+	if err := before.end(ctx); err != nil {
+		s.log.Warn("The standby of the earlier configuration has not ended", "err", err)
+	}
 	s.config = req
+	s.startStandby()
 	return &pluginv1.ConfigureResponse{}, nil
 }
 
@@ -88,6 +103,7 @@ func (s *Service) makeRunner(req *pluginv1.ConfigureRequest) (err error) {
 	if err != nil {
 		return err
 	}
+	env.Process, env.sockets = s.life, s.sockets
 	defer func() {
 		if r := recover(); r != nil {
 			s.log.Error("Plugin panicked while it was configured", "panic", fmt.Sprint(r), "stack", string(debug.Stack()))
@@ -116,28 +132,65 @@ func (s *Service) Renew(_ context.Context, req *pluginv1.RenewRequest) (*pluginv
 	return &pluginv1.RenewResponse{}, nil
 }
 
+// readyWait is how long Activate waits for a warm runner to be at work, so that its
+// answer tells when the work goes on.
+const readyWait = time.Second
+
 // Activate implements the contract.
-func (s *Service) Activate(context.Context, *pluginv1.ActivateRequest) (*pluginv1.ActivateResponse, error) {
+func (s *Service) Activate(ctx context.Context, req *pluginv1.ActivateRequest) (*pluginv1.ActivateResponse, error) {
+	if req.GetMode() == pluginv1.Mode_MODE_SHADOW {
+		return nil, status.Error(codes.Unimplemented, "activate: the plugin has no shadow mode")
+	}
+	a, env, warm, err := s.activate()
+	if err != nil {
+		return nil, err
+	}
+	if a == nil || !warm {
+		return &pluginv1.ActivateResponse{}, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, readyWait)
+	defer cancel()
+	for {
+		state, _, changed := env.Health.watch()
+		if state != pluginv1.State_STATE_STARTING {
+			break
+		}
+		select {
+		case <-changed:
+			continue
+		case <-a.done:
+		case <-ctx.Done():
+		}
+		break
+	}
+	return &pluginv1.ActivateResponse{}, nil
+}
+
+// activate starts the runner. The activation is nil if there is one already; warm tells
+// whether a standby has warmed it.
+func (s *Service) activate() (a *activation, env *Env, warm bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.config == nil {
-		return nil, status.Error(codes.FailedPrecondition, "activate: the plugin is not configured")
+		return nil, nil, false, status.Error(codes.FailedPrecondition, "activate: the plugin is not configured")
 	}
 	if s.active != nil {
-		return &pluginv1.ActivateResponse{}, nil
+		return nil, nil, false, nil
 	}
 	if s.runner == nil {
 		if err := s.makeRunner(s.config); err != nil {
-			return nil, err
+			return nil, nil, false, err
 		}
+		s.startStandby()
 	}
-	ctx, cancel := context.WithCancel(s.base)
-	s.active = &activation{cancel: cancel, done: make(chan struct{})}
-	s.drained = false
-	s.turn()
+	a = &activation{done: make(chan struct{})}
+	ctx, cancel := context.WithCancel(context.WithValue(s.base, runKey{}, a))
+	a.cancel = cancel
+	s.active, s.drained = a, false
 	s.env.Health.SetStarting("")
-	go s.run(ctx, s.active, s.env, s.runner)
-	return &pluginv1.ActivateResponse{}, nil
+	s.turned.fire()
+	go s.run(ctx, a, s.env, s.runner)
+	return a, s.env, s.standby != nil && s.standby.isWarm(), nil
 }
 
 // run is the goroutine of one activation; Deactivate, Stop or the end of the process
@@ -146,7 +199,7 @@ func (s *Service) run(ctx context.Context, a *activation, env *Env, runner Runne
 	defer close(a.done)
 	metricsDone := make(chan struct{})
 	go func() { defer close(metricsDone); serveMetrics(ctx, env) }()
-	err := start(ctx, runner)
+	err := guard(func() error { return runner.Start(ctx) })
 	if ctx.Err() == nil {
 		if err == nil {
 			err = errors.New("the plugin's work ended by itself")
@@ -161,40 +214,51 @@ func (s *Service) run(ctx context.Context, a *activation, env *Env, runner Runne
 	<-metricsDone
 }
 
-// start calls Start and makes a panic an error with its stack.
-func start(ctx context.Context, runner Runner) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("panic: %v\n%s", r, debug.Stack())
-		}
-	}()
-	return runner.Start(ctx)
-}
-
 // Deactivate implements the contract.
 func (s *Service) Deactivate(ctx context.Context, _ *pluginv1.DeactivateRequest) (*pluginv1.DeactivateResponse, error) {
-	if err := s.end(ctx); err != nil {
+	ended, err := s.end(ctx)
+	if err != nil {
 		return nil, err
+	}
+	if ended {
+		go s.rewarm() // ends soon: New allocates
 	}
 	return &pluginv1.DeactivateResponse{}, nil
 }
 
-// end ends the active run, if there is one, and waits for it.
-func (s *Service) end(ctx context.Context) error {
+// Close ends what is active or warm, without an end of the process.
+func (s *Service) Close(ctx context.Context) error {
+	s.endLife()
+	_, err := s.end(ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return errors.Join(err, s.standby.end(ctx))
+}
+
+// end ends the active run and its standby, if there is one, and waits for it.
+func (s *Service) end(ctx context.Context) (ended bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.active == nil {
-		return nil
+		return false, nil
 	}
+	by := time.Now().Add(stopGrace)
+	if limit, ok := ctx.Deadline(); ok && s.life.Err() == nil {
+		by = limit.Add(-min(finishMargin, time.Until(limit)/2))
+	}
+	s.active.endBy.Store(&by)
 	s.active.cancel()
 	select {
 	case <-s.active.done:
 	case <-ctx.Done():
-		return status.FromContextError(ctx.Err()).Err()
+		return false, status.FromContextError(ctx.Err()).Err()
 	}
-	s.active, s.runner = nil, nil
-	s.turn()
-	return nil
+	if err := s.standby.end(ctx); err != nil {
+		return false, status.FromContextError(err).Err()
+	}
+	s.active, s.runner, s.standby = nil, nil, nil
+	s.turned.fire()
+	return true, nil
 }
 
 // Health implements the contract.
@@ -218,21 +282,17 @@ func (s *Service) Health(_ *pluginv1.HealthRequest, stream grpc.ServerStreamingS
 	}
 }
 
-// report returns the state, and channels that close when it, or what is active, changes.
+// report returns the state, and channels that close when it, or what is active or warm,
+// changes.
 func (s *Service) report() (report *pluginv1.HealthResponse, changed, turned <-chan struct{}) {
+	turned = s.turned.next() // before the look: nothing is missed
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.active == nil {
-		return &pluginv1.HealthResponse{State: pluginv1.State_STATE_STANDBY}, nil, s.turned
+	if s.active == nil && (s.runner == nil || s.standby.isWarm()) {
+		return &pluginv1.HealthResponse{State: pluginv1.State_STATE_STANDBY}, nil, turned
 	}
 	state, msg, changed := s.env.Health.watch()
-	return &pluginv1.HealthResponse{State: state, Message: msg}, changed, s.turned
-}
-
-// turn wakes the Health streams; s.mu is held.
-func (s *Service) turn() {
-	close(s.turned)
-	s.turned = make(chan struct{})
+	return &pluginv1.HealthResponse{State: state, Message: msg}, changed, turned
 }
 
 // Drain implements the contract.
@@ -273,7 +333,7 @@ func (s *Service) shutdown() {
 		close(s.stopped)
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(s.base), endGrace)
 		defer cancel()
-		if err := s.end(ctx); err != nil {
+		if err := s.Close(ctx); err != nil {
 			s.log.Warn("Plugin did not end in time", "err", err)
 		}
 		time.AfterFunc(answerGrace, func() { s.exit(0) })

@@ -1,7 +1,6 @@
 package kit
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -15,37 +14,6 @@ import (
 
 // maxMessage bounds a gRPC message in bytes; CRI's own clients use the same number.
 const maxMessage = 16 << 20
-
-// stopGrace is how long calls under way may take when a server ends.
-const stopGrace = 2 * time.Second
-
-// ServeGRPC serves on e.Listen until ctx ends, and returns when all calls have ended
-// (calls that take longer than two seconds then are cut off).
-func (e *Env) ServeGRPC(ctx context.Context, register func(*grpc.Server)) error {
-	if e.Listen == "" {
-		return fmt.Errorf("serve the contract of plugin %s: its kind has no socket", e.Name)
-	}
-	listener, err := ListenSocket(e.Listen)
-	if err != nil {
-		return err
-	}
-	server := grpc.NewServer(grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage))
-	register(server)
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(listener) }()
-	select {
-	case err = <-served:
-		return fmt.Errorf("serve on %s: %w", e.Listen, err)
-	case <-ctx.Done():
-	}
-	cut := time.AfterFunc(stopGrace, server.Stop)
-	server.GracefulStop()
-	cut.Stop()
-	if err = <-served; err != nil && !errors.Is(err, grpc.ErrServerStopped) {
-		return fmt.Errorf("serve on %s: %w", e.Listen, err)
-	}
-	return nil
-}
 
 // ListenSocket listens on a Unix socket of mode 0600 at path, over whatever stands
 // there. The socket is made under another name and then moved, so that at no moment it
@@ -87,16 +55,18 @@ func (s *socket) Close() error {
 
 // DialSocket is a gRPC client of the server at a Unix socket. It connects when first
 // used, and again by itself within half a second of the server's return; meanwhile calls
-// fail with UNAVAILABLE (use grpc.WaitForReady(true) for those that should wait).
-func DialSocket(path string) (*grpc.ClientConn, error) {
-	conn, err := grpc.NewClient("unix:"+path,
+// fail with UNAVAILABLE (use grpc.WaitForReady(true) for those that should wait). A swap of
+// the server's plugin is not noticed, but by calls that its contract lets end then.
+func DialSocket(path string, options ...grpc.DialOption) (*grpc.ClientConn, error) {
+	conn, err := grpc.NewClient("unix:"+path, append([]grpc.DialOption{
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)),
 		grpc.WithIdleTimeout(0),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 500 * time.Millisecond},
 			MinConnectTimeout: time.Second,
-		}))
+		}),
+	}, options...)...)
 	if err != nil {
 		return nil, fmt.Errorf("dial %s: %w", path, err)
 	}

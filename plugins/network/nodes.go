@@ -9,7 +9,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/tools/cache"
 )
 
@@ -36,8 +35,6 @@ func slim(obj any) (any, error) {
 // followNodes keeps the node's ranges and the routes to other nodes as the Node objects
 // say, until ctx ends.
 func (s *Server) followNodes(ctx context.Context) error {
-	factory := informers.NewSharedInformerFactoryWithOptions(s.client, 0, informers.WithTransform(slim))
-	informer := factory.Core().V1().Nodes().Informer()
 	changed := make(chan struct{}, 1)
 	signal := func() {
 		select {
@@ -45,15 +42,13 @@ func (s *Server) followNodes(ctx context.Context) error {
 		default:
 		}
 	}
-	_, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+	_, err := s.nodes.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc: func(any) { signal() }, UpdateFunc: func(any, any) { signal() }, DeleteFunc: func(any) { signal() },
 	})
 	if err != nil {
 		return fmt.Errorf("watch nodes: %w", err)
 	}
-	factory.Start(ctx.Done())
-	defer factory.Shutdown()
-	if !cache.WaitForCacheSync(ctx.Done(), informer.HasSynced) {
+	if !cache.WaitForCacheSync(ctx.Done(), s.nodes.HasSynced) {
 		return nil
 	}
 	signal()
@@ -66,7 +61,7 @@ func (s *Server) followNodes(ctx context.Context) error {
 		case <-changed:
 		case <-again.C: // repairs routes that someone removed, and retries
 		}
-		own, others := readNodes(informer.GetStore().List(), s.env.Node.Name)
+		own, others := readNodes(s.nodes.GetStore().List(), s.env.Node.Name)
 		s.applyNodes(own, others)
 	}
 }

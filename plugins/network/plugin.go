@@ -28,5 +28,5 @@ func newRunner(env *kit.Env) (kit.Runner, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newServer(env, cfg, client)
+	return newServer(env, cfg, client), nil
 }

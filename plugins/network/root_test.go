@@ -58,10 +58,7 @@ func start(t testing.TB, dataDir string, cfg Config, nodes ...*corev1.Node) *plu
 		}
 	}
 	cfg.SetDefaults()
-	s, err := newServer(env, cfg, client)
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := newServer(env, cfg, client)
 	p := &plugin{Server: s, client: client, env: env, stop: kittest.Run(t, s)}
 	conn, err := kit.DialSocket(env.Listen)
 	if err != nil {

@@ -14,7 +14,9 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
+	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
 
 	"keelson.dev/keelson/plugins/kit"
 	"keelson.dev/keelson/plugins/kit/nft"
@@ -40,6 +42,8 @@ type Server struct {
 	client  kubernetes.Interface
 	metrics *metrics
 	host    *netlink.Handle
+	factory informers.SharedInformerFactory
+	nodes   cache.SharedIndexInformer
 
 	locks keyedMutex // by sandbox ID: one call at a time for each
 
@@ -57,15 +61,27 @@ type Server struct {
 
 var _ networkv1.NetworkServiceServer = (*Server)(nil)
 
-func newServer(env *kit.Env, cfg Config, client kubernetes.Interface) (*Server, error) {
-	sandboxes, err := loadSandboxes(env.DataDir, env.Log)
-	if err != nil {
-		return nil, err
-	}
-	return &Server{
-		env: env, cfg: cfg, client: client, metrics: newMetrics(env.Metrics), sandboxes: sandboxes,
+var _ kit.WarmStandby = (*Server)(nil)
+
+func newServer(env *kit.Env, cfg Config, client kubernetes.Interface) *Server {
+	s := &Server{
+		env: env, cfg: cfg, client: client, metrics: newMetrics(env.Metrics), sandboxes: map[string]*sandbox{},
 		reason: fmt.Sprintf("node %s has no pod range yet (spec.podCIDRs)", env.Node.Name),
-	}, nil
+	}
+	s.factory = informers.NewSharedInformerFactoryWithOptions(s.client, 0, informers.WithTransform(slim))
+	s.nodes = s.factory.Core().V1().Nodes().Informer()
+	return s
+}
+
+// Warm keeps the nodes. Records, links and rules belong to the active process.
+func (s *Server) Warm(ctx context.Context, warm func()) error {
+	s.factory.Start(ctx.Done())
+	defer s.factory.Shutdown()
+	if cache.WaitForCacheSync(ctx.Done(), s.nodes.HasSynced) {
+		warm()
+	}
+	<-ctx.Done()
+	return nil
 }
 
 // Start serves until ctx ends. Pods keep their network.
@@ -75,6 +91,9 @@ func (s *Server) Start(ctx context.Context) error {
 		return fmt.Errorf("open a netlink socket: %w", err)
 	}
 	defer host.Close()
+	if s.sandboxes, err = loadSandboxes(s.env.DataDir, s.env.Log); err != nil {
+		return err
+	}
 	s.host = host
 	s.env.Health.SetStarting(s.reason)
 	var former nodeState

@@ -40,6 +40,7 @@ type Server struct {
 	tables  []*table // used by the sync loop alone
 	checks  *healthChecks
 
+	factory  informers.SharedInformerFactory
 	services cache.SharedIndexInformer
 	slices   cache.SharedIndexInformer
 
@@ -48,7 +49,9 @@ type Server struct {
 	wake  chan struct{} // holds one
 }
 
-func newServer(env *kit.Env, cfg Config, client kubernetes.Interface) *Server {
+var _ kit.WarmStandby = (*Server)(nil)
+
+func newServer(env *kit.Env, cfg Config, client kubernetes.Interface) (*Server, error) {
 	s := &Server{env: env, cfg: cfg, client: client, metrics: newMetrics(env.Metrics), dirty: map[string]struct{}{}, wake: make(chan struct{}, 1)}
 	for _, fam := range []nft.Family{nft.IPv4, nft.IPv6} {
 		for _, cidr := range env.Cluster.ServiceCIDRs {
@@ -59,27 +62,34 @@ func newServer(env *kit.Env, cfg Config, client kubernetes.Interface) *Server {
 		}
 	}
 	s.checks = newHealthChecks(env.Log)
-	return s
-}
-
-// Start works until ctx ends. The rules stay.
-func (s *Server) Start(ctx context.Context) error {
-	s.env.Health.SetStarting("waiting for services and endpoints")
-	factory := informers.NewSharedInformerFactoryWithOptions(s.client, 0, informers.WithTransform(slim),
+	s.factory = informers.NewSharedInformerFactoryWithOptions(s.client, 0, informers.WithTransform(slim),
 		informers.WithTweakListOptions(func(o *metav1.ListOptions) {
 			o.LabelSelector = "!service.kubernetes.io/headless,!service.kubernetes.io/service-proxy-name"
 		}))
-	s.services = factory.Core().V1().Services().Informer()
-	s.slices = factory.Discovery().V1().EndpointSlices().Informer()
+	s.services = s.factory.Core().V1().Services().Informer()
+	s.slices = s.factory.Discovery().V1().EndpointSlices().Informer()
 	if err := s.slices.AddIndexers(cache.Indexers{byService: sliceService}); err != nil {
-		return fmt.Errorf("index endpoint slices: %w", err)
+		return nil, fmt.Errorf("index endpoint slices: %w", err)
 	}
-	if err := s.watch(); err != nil {
-		return err
+	return s, s.watch()
+}
+
+// Warm keeps services and endpoints, and touches no rule.
+func (s *Server) Warm(ctx context.Context, warm func()) error {
+	s.factory.Start(ctx.Done())
+	defer s.factory.Shutdown()
+	if cache.WaitForCacheSync(ctx.Done(), s.services.HasSynced, s.slices.HasSynced) {
+		warm()
 	}
+	<-ctx.Done()
+	return nil
+}
+
+// Start works until ctx ends. It takes over the rules that it finds, by one transaction,
+// and leaves its own.
+func (s *Server) Start(ctx context.Context) error {
+	s.env.Health.SetStarting("waiting for services and endpoints")
 	defer s.checks.close()
-	factory.Start(ctx.Done())
-	defer factory.Shutdown()
 	if !cache.WaitForCacheSync(ctx.Done(), s.services.HasSynced, s.slices.HasSynced) {
 		return nil
 	}

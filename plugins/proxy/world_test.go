@@ -77,7 +77,10 @@ func (w *world) start() {
 	env.Cluster.ServiceCIDRs = []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12"), netip.MustParsePrefix("fd96::/108")}
 	var cfg Config
 	cfg.SetDefaults()
-	w.server = newServer(env, cfg, w.client)
+	var err error
+	if w.server, err = newServer(env, cfg, w.client); err != nil {
+		w.t.Fatal(err)
+	}
 	w.stop = kittest.Run(w.t, w.server)
 	w.eventually("the proxy is ready", func() error {
 		if state, msg := env.Health.Get(); state != pluginv1.State_STATE_READY {

@@ -142,7 +142,7 @@ func (q *queue) remove(uid types.UID) {
 
 // pop waits for the next pod. It returns nil when ctx ends.
 func (q *queue) pop(ctx context.Context) *queued {
-	for {
+	for ctx.Err() == nil {
 		q.mu.Lock()
 		if q.active.Len() > 0 {
 			x := heap.Pop(&q.active).(*queued)
@@ -159,6 +159,7 @@ func (q *queue) pop(ctx context.Context) *queued {
 		case <-q.wake:
 		}
 	}
+	return nil
 }
 
 // current is the pod as last seen, for one in flight.

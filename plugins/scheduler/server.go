@@ -41,6 +41,7 @@ type Server struct {
 
 	services   corelisters.ServiceLister
 	namespaces corelisters.NamespaceLister
+	pods       cache.SharedIndexInformer
 	synced     []cache.InformerSynced
 
 	cache  *nodeCache
@@ -48,7 +49,7 @@ type Server struct {
 	writes chan struct{} // a token for each write under way
 }
 
-var _ kit.Runner = (*Server)(nil)
+var _ kit.WarmStandby = (*Server)(nil)
 
 // New makes the scheduler and starts nothing.
 func New(env *kit.Env) (*Server, error) {
@@ -82,12 +83,12 @@ func (s *Server) build(client kubernetes.Interface) error {
 	core := s.factory.Core().V1()
 	s.services, s.namespaces = core.Services().Lister(), core.Namespaces().Lister()
 	s.synced = append(s.synced, core.Services().Informer().HasSynced, core.Namespaces().Informer().HasSynced)
-	pods := s.factory.InformerFor(&corev1.Pod{}, func(client kubernetes.Interface, resync time.Duration) cache.SharedIndexInformer {
+	s.pods = s.factory.InformerFor(&corev1.Pod{}, func(client kubernetes.Interface, resync time.Duration) cache.SharedIndexInformer {
 		return coreinformers.NewFilteredPodInformer(client, metav1.NamespaceAll, resync, cache.Indexers{}, func(o *metav1.ListOptions) {
 			o.FieldSelector = notEnded
 		})
 	})
-	return s.watch(pods, core.Nodes().Informer())
+	return s.watch(s.pods, core.Nodes().Informer())
 }
 
 func (s *Server) watch(pods, nodes cache.SharedIndexInformer) error {
@@ -123,20 +124,64 @@ func trim(obj any) (any, error) {
 	return obj, nil
 }
 
+// Warm keeps pods and nodes. Pods without a node wait in the queue.
+func (s *Server) Warm(ctx context.Context, warm func()) error {
+	if s.client == nil {
+		return nil
+	}
+	s.factory.Start(ctx.Done())
+	defer s.factory.Shutdown()
+	if cache.WaitForCacheSync(ctx.Done(), s.synced...) {
+		warm()
+	}
+	<-ctx.Done()
+	return nil
+}
+
+// catchUp waits until all pods that have a node by now are counted there, bound by
+// whomever: without them, nodes would look emptier than they are.
+func (s *Server) catchUp(ctx context.Context) error {
+	if !cache.WaitForCacheSync(ctx.Done(), s.synced...) {
+		return ctx.Err()
+	}
+	if err := s.env.CatchUp(ctx, corev1.SchemeGroupVersion.WithResource("pods"), s.pods.GetStore(), metav1.ListOptions{FieldSelector: notEnded}); err != nil {
+		return err
+	}
+	for !s.counted() { // events go from the informer's cache to ours one by one
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Millisecond):
+		}
+	}
+	return nil
+}
+
+// counted tells whether each pod that the informer shows on a node is in our cache.
+func (s *Server) counted() bool {
+	for _, obj := range s.pods.GetStore().List() {
+		pod, ok := obj.(*corev1.Pod)
+		if ok && pod.Spec.NodeName != "" && pod.Status.Phase != corev1.PodSucceeded && pod.Status.Phase != corev1.PodFailed && !s.cache.has(pod.UID) {
+			return false
+		}
+	}
+	return true
+}
+
 // Start schedules pods until ctx ends, and ends when the last binding has.
 func (s *Server) Start(ctx context.Context) error {
 	if s.client == nil {
 		return fmt.Errorf("start scheduler: there is no API to work with")
 	}
+	s.env.Health.SetStarting("Waiting for the caches to fill")
+	if err := s.catchUp(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return fmt.Errorf("fill the caches: %w", err)
+	}
 	s.broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: s.client.CoreV1().Events(metav1.NamespaceAll)})
 	defer s.broadcaster.Shutdown()
-	defer s.factory.Shutdown()
-	s.factory.Start(ctx.Done())
-	s.env.Health.SetStarting("Waiting for the caches to fill")
-	// Without all pods that have a node, nodes would look emptier than they are.
-	if !cache.WaitForCacheSync(ctx.Done(), s.synced...) {
-		return nil
-	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { s.queue.run(ctx) })

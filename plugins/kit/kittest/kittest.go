@@ -46,7 +46,7 @@ func NewEnv(t testing.TB, p kit.Plugin) *kit.Env {
 		},
 		Node:    kit.Node{Name: "test-node", Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, KubeletPort: 10250},
 		DataDir: t.TempDir(), RunDir: run, Listen: filepath.Join(run, p.Kind+".sock"),
-		Endpoints: map[string]string{}, Health: &kit.Health{}, Metrics: prometheus.NewRegistry(),
+		Endpoints: map[string]string{}, Health: &kit.Health{}, Metrics: prometheus.NewRegistry(), Process: t.Context(),
 	}
 	for _, kind := range p.Requires {
 		env.Endpoints[kind] = filepath.Join(run, kind+".sock")
@@ -54,10 +54,15 @@ func NewEnv(t testing.TB, p kit.Plugin) *kit.Env {
 	return env
 }
 
-// Run starts the runner and ends it with the test; it fails the test if Start returns
-// early, with an error, or not in time. The function returned ends it sooner.
+// Run starts the runner, with its warm standby if it has one, and ends it with the test;
+// it fails the test if Start or Warm returns early, with an error, or not in time. The
+// function returned ends it sooner.
 func Run(t testing.TB, r kit.Runner) (stop func()) {
 	t.Helper()
+	end := func() {}
+	if w, ok := r.(kit.WarmStandby); ok {
+		end = Warm(t, w, func() {})
+	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	done := make(chan error, 1)
 	go func() {
@@ -76,6 +81,29 @@ func Run(t testing.TB, r kit.Runner) (stop func()) {
 			}
 		case <-time.After(endTime):
 			t.Errorf("Start did not return within %s of the end of its context", endTime)
+		}
+		end()
+	})
+	t.Cleanup(stop)
+	return stop
+}
+
+// Warm keeps the runner warm until the test ends, as the kit does from Configure on. The
+// function returned ends it sooner.
+func Warm(t testing.TB, r kit.WarmStandby, warm func()) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	done := make(chan error, 1)
+	go func() { done <- r.Warm(ctx, warm) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		select {
+		case err := <-done:
+			if err != nil && !errors.Is(err, context.Canceled) {
+				t.Errorf("Warm: %v", err)
+			}
+		case <-time.After(endTime):
+			t.Errorf("Warm did not return within %s of the end of its context", endTime)
 		}
 	})
 	t.Cleanup(stop)
@@ -117,7 +145,7 @@ func Client(t testing.TB, p kit.Plugin) (client pluginv1.PluginServiceClient, ex
 	t.Cleanup(func() {
 		end, done := context.WithTimeout(context.WithoutCancel(ctx), endTime)
 		defer done()
-		if _, err := service.Deactivate(end, nil); err != nil {
+		if err := service.Close(end); err != nil {
 			t.Errorf("end the plugin: %v", err)
 		}
 		cancel()

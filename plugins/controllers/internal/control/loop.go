@@ -11,6 +11,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/workqueue"
+
+	"keelson.dev/keelson/plugins/kit"
 )
 
 // Back-off of a failing key: the first retry comes fast, since conflicts with
@@ -65,12 +67,15 @@ func (l *Loop) EnqueueAfter(key string, d time.Duration) { l.queue.AddAfter(key,
 // Len tells how many keys wait.
 func (l *Loop) Len() int { return l.queue.Len() }
 
-// Run works until ctx ends, and returns when the last sync has.
+// Run works until ctx ends, and returns when the last sync has. A sync under way then
+// goes on to its end: what it has asked the API for must not happen after our return.
 func (l *Loop) Run(ctx context.Context) error {
+	calls, cancel := kit.FinishCalls(ctx)
+	defer cancel()
 	var wg sync.WaitGroup
 	for range l.workers {
 		wg.Go(func() {
-			for l.next(ctx) {
+			for l.next(ctx, calls) {
 			}
 		})
 	}
@@ -80,14 +85,17 @@ func (l *Loop) Run(ctx context.Context) error {
 	return nil
 }
 
-func (l *Loop) next(ctx context.Context) bool {
+func (l *Loop) next(ctx, calls context.Context) bool {
 	key, quit := l.queue.Get()
 	if quit {
 		return false
 	}
 	defer l.queue.Done(key)
+	if ctx.Err() != nil {
+		return true // the queue empties itself
+	}
 	start := time.Now()
-	err := l.sync(ctx, key)
+	err := l.sync(calls, key)
 	l.metrics.observe(l.name, time.Since(start), err)
 	var again *RetryAfter
 	switch {

@@ -10,7 +10,8 @@
 //
 // Goroutines: the informers, the workers of two loops, and one that looks up
 // which resources there are, every 30 s and a second after a custom resource
-// definition or an APIService has changed; Run waits for all of them.
+// definition or an APIService has changed. The graph is Warm's, the loops are Run's; each
+// waits for its own.
 package garbage
 
 import (
@@ -42,7 +43,8 @@ type Controller struct {
 	orphan    *control.Loop // keys are UIDs of owners that let their dependents go
 	shared    map[schema.GroupVersionResource]cache.SharedIndexInformer
 	monitors  *monitors
-	served    signal // what is served has changed
+	served    signal        // what is served has changed
+	warm      chan struct{} // closed when the graph is there
 
 	mu      sync.Mutex
 	catalog *catalog // guarded by mu
@@ -65,7 +67,7 @@ func New(c *control.Context) *Controller {
 			{Version: "v1", Resource: "endpoints"}:                                 core.Endpoints().Informer(),
 		},
 	}
-	gc.served = make(signal, 1)
+	gc.served, gc.warm = make(signal, 1), make(chan struct{})
 	gc.monitors = &monitors{c: gc, running: map[schema.GroupVersionResource]*monitor{}}
 	gc.check = control.NewLoop(c, "garbagecollector", 8, gc.syncObject)
 	gc.orphan = control.NewLoop(c, "orphan", 4, gc.syncOrphan)
@@ -81,17 +83,14 @@ func (c *Controller) act(t todo) {
 	}
 }
 
-// Run works until ctx ends.
-func (c *Controller) Run(ctx context.Context) error {
+// Warm keeps the graph until ctx ends. It deletes nothing.
+func (c *Controller) Warm(ctx context.Context) error {
 	defer c.monitors.wg.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	var wg sync.WaitGroup
-	defer wg.Wait()
 	c.refresh(ctx)
 	c.monitors.waitForSync(ctx)
-	wg.Go(func() { _ = c.check.Run(ctx) })
-	wg.Go(func() { _ = c.orphan.Run(ctx) })
+	close(c.warm)
 	tick := time.NewTicker(rediscover)
 	defer tick.Stop()
 	var soon <-chan time.Time // nil: nothing has changed
@@ -110,6 +109,20 @@ func (c *Controller) Run(ctx context.Context) error {
 			c.refresh(ctx)
 		}
 	}
+}
+
+// Run works until ctx ends, as soon as the graph is there.
+func (c *Controller) Run(ctx context.Context) error {
+	select {
+	case <-c.warm:
+	case <-ctx.Done():
+		return nil
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = c.check.Run(ctx) })
+	wg.Go(func() { _ = c.orphan.Run(ctx) })
+	wg.Wait()
+	return nil
 }
 
 // refresh discovers resources. At the start it is tried until it works: without
