@@ -1,6 +1,7 @@
 package kit
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -9,7 +10,9 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 )
 
 // maxMessage bounds a gRPC message in bytes; CRI's own clients use the same number.
@@ -71,4 +74,28 @@ func DialSocket(path string, options ...grpc.DialOption) (*grpc.ClientConn, erro
 		return nil, fmt.Errorf("dial %s: %w", path, err)
 	}
 	return conn, nil
+}
+
+// CallAgain makes a client repeat unary calls that its server ended because it was
+// deactivated (see Interrupt): the next try reaches the process that took over. adjust, if
+// not nil, is told the request before a repetition, and how long the call has taken.
+func CallAgain(adjust func(req any, passed time.Duration)) grpc.DialOption {
+	return grpc.WithChainUnaryInterceptor(func(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, options ...grpc.CallOption) error {
+		err := invoke(ctx, method, req, reply, conn, options...)
+		for last := time.Now(); deactivated(err) && sleep(ctx, callAgainPause); {
+			if adjust != nil {
+				adjust(req, time.Since(last))
+				last = time.Now()
+			}
+			err = invoke(ctx, method, req, reply, conn, append(options[:len(options):len(options)], grpc.WaitForReady(true))...)
+		}
+		return err
+	})
+}
+
+// callAgainPause lets a server that hangs up do so first.
+const callAgainPause = 5 * time.Millisecond
+
+func deactivated(err error) bool {
+	return status.Code(err) == codes.Unavailable && status.Convert(err).Message() == errDeactivated.Error()
 }

@@ -68,7 +68,11 @@ func (k *Kubelet) startContainer(ctx context.Context, r startRequest, started fu
 		} else if len(k.hostIPs) > 0 {
 			ip = k.hostIPs[0]
 		}
-		if err := k.runHook(ctx, pod, c, id, ip, c.Lifecycle.PostStart); err != nil {
+		err := k.runHook(ctx, pod, c, id, ip, c.Lifecycle.PostStart)
+		if err != nil && k.ctx.Err() != nil {
+			return id, &startError{"PostStartHookError", fmt.Sprintf("PostStartHook was cut off: %v", err)} // by our own end: no fault of the container
+		}
+		if err != nil {
 			k.event(pod, c.Name, corev1.EventTypeWarning, "FailedPostStartHook", "PostStartHook failed")
 			info := &containerInfo{ContainerStatus: &runtimeapi.ContainerStatus{Id: id, Metadata: conf.Metadata}}
 			grace := int64(corev1.DefaultTerminationGracePeriodSeconds)

@@ -51,7 +51,8 @@ func (n *node) start() (k *Kubelet, stop func()) {
 	k.cg = &cgroups{mount: n.t.TempDir(), root: "/pods"}
 	ctx, cancel := context.WithCancel(n.t.Context())
 	done := make(chan error, 1)
-	go func() { done <- k.Start(ctx) }()
+	cool := kittest.Warm(n.t, k, func() {})
+	go func() { done <- k.Start(ctx); cool() }()
 	stopped := false
 	stop = func() {
 		if stopped {

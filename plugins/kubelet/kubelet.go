@@ -44,10 +44,12 @@ type Kubelet struct {
 	rec      record.EventRecorder
 	objects  *objects
 	volumes  *volumes
-	pods     cache.SharedIndexInformer
-	services cache.SharedIndexInformer
 	pleg     *pleg
 	pulls    chan struct{} // bounds image pulls running at once
+	caughtUp chan struct{} // closed when the API's pods of this node are known to the last
+
+	pods     cache.SharedIndexInformer
+	services cache.SharedIndexInformer
 
 	runtimeInfo atomic.Pointer[runtimeapi.VersionResponse]
 
@@ -76,22 +78,44 @@ func newKubelet(env *kit.Env, client kubernetes.Interface) (*Kubelet, error) {
 	if cfg.Port == 0 {
 		cfg.Port = env.Node.KubeletPort
 	}
-	conn, err := kit.DialSocket(env.Endpoints["runtime"])
+	conn, err := kit.DialSocket(env.Endpoints["runtime"], kit.CallAgain(lessGrace))
 	if err != nil {
 		return nil, fmt.Errorf("connect to the container runtime: %w", err)
 	}
 	k := &Kubelet{env: env, cfg: cfg, log: env.Log, client: client, conn: conn, cri: newCRIClient(conn), machine: readMachine(),
 		cg: newCgroups(cfg.CgroupRoot), tokens: newTokens(client), metrics: newMetrics(env.Metrics),
-		workers: map[types.UID]*podWorker{}, pulls: make(chan struct{}, maxPulls)}
+		workers: map[types.UID]*podWorker{}, pulls: make(chan struct{}, maxPulls), caughtUp: make(chan struct{})}
 	for _, a := range env.Node.Addresses {
 		k.hostIPs = append(k.hostIPs, a.String())
 	}
+	k.makeInformers()
 	return k, nil
 }
 
-// Start runs the kubelet until ctx ends; containers go on running.
+var _ kit.WarmStandby = (*Kubelet)(nil)
+
+// Warm keeps the node's pods and the services.
+func (k *Kubelet) Warm(ctx context.Context, warm func()) error {
+	defer context.AfterFunc(k.env.Life(), func() { _ = k.conn.Close() }) // streams may need it longer
+	var wg sync.WaitGroup
+	wg.Go(func() { k.pods.RunWithContext(ctx) })
+	wg.Go(func() { k.services.RunWithContext(ctx) })
+	if cache.WaitForCacheSync(ctx.Done(), k.pods.HasSynced, k.services.HasSynced) {
+		warm()
+	}
+	wg.Wait()
+	return nil
+}
+
+// lessGrace makes a call that is repeated ask for what is left of a container's time.
+func lessGrace(req any, passed time.Duration) {
+	if stop, ok := req.(*runtimeapi.StopContainerRequest); ok && stop.Timeout > 0 {
+		stop.Timeout = max(stop.Timeout-int64(passed/time.Second), 1)
+	}
+}
+
+// Start runs the kubelet until ctx ends; containers go on running, and so do streams.
 func (k *Kubelet) Start(ctx context.Context) error {
-	defer k.conn.Close()
 	g, ctx := errgroup.WithContext(ctx)
 	k.ctx = ctx
 	broadcaster := record.NewBroadcaster()
@@ -104,11 +128,7 @@ func (k *Kubelet) Start(ctx context.Context) error {
 	k.pleg = newPleg(k)
 	defer k.wg.Wait()
 
-	if err := k.makeInformers(); err != nil {
-		return err
-	}
-	g.Go(func() error { k.pods.RunWithContext(ctx); return nil })
-	g.Go(func() error { k.services.RunWithContext(ctx); return nil })
+	g.Go(func() error { return k.followPods(ctx) })
 	g.Go(func() error { return newNodeReporter(k).run(ctx) })
 	g.Go(func() error { return k.pleg.run(ctx) })
 	g.Go(func() error { return k.rotateLogs(ctx) })
@@ -116,9 +136,40 @@ func (k *Kubelet) Start(ctx context.Context) error {
 	return g.Wait()
 }
 
-func (k *Kubelet) makeInformers() error {
+// followPods gives each pod a worker, as soon as all are known: another process may have
+// started or removed some a moment ago.
+func (k *Kubelet) followPods(ctx context.Context) error {
+	if !cache.WaitForCacheSync(ctx.Done(), k.pods.HasSynced) {
+		return nil
+	}
+	if err := k.env.CatchUp(ctx, corev1.SchemeGroupVersion.WithResource("pods"), k.pods.GetStore(), metav1.ListOptions{FieldSelector: k.onNode()}); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	close(k.caughtUp)
+	return k.watchPods()
+}
+
+// knowsAll tells whether a pod that is not known is one that the API does not have.
+func (k *Kubelet) knowsAll() bool {
+	select {
+	case <-k.caughtUp:
+		return true
+	default:
+		return false
+	}
+}
+
+// onNode selects the pods of this node.
+func (k *Kubelet) onNode() string {
+	return fields.OneTermEqualSelector("spec.nodeName", k.env.Node.Name).String()
+}
+
+func (k *Kubelet) makeInformers() {
 	onNode := informers.WithTweakListOptions(func(o *metav1.ListOptions) {
-		o.FieldSelector = fields.OneTermEqualSelector("spec.nodeName", k.env.Node.Name).String()
+		o.FieldSelector = k.onNode()
 	})
 	k.pods = informers.NewSharedInformerFactoryWithOptions(k.client, 0, onNode).Core().V1().Pods().Informer()
 	k.services = informers.NewSharedInformerFactory(k.client, 0).Core().V1().Services().Informer()
@@ -134,6 +185,9 @@ func (k *Kubelet) makeInformers() error {
 		}
 		return obj, nil
 	})
+}
+
+func (k *Kubelet) watchPods() error {
 	_, err := k.pods.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(obj any) { k.podChanged(obj.(*corev1.Pod)) },
 		UpdateFunc: func(_, obj any) { k.podChanged(obj.(*corev1.Pod)) },
@@ -154,6 +208,9 @@ func (k *Kubelet) makeInformers() error {
 
 // podChanged hands a pod to its worker, and starts the worker if the pod is new.
 func (k *Kubelet) podChanged(pod *corev1.Pod) {
+	if k.ctx.Err() != nil {
+		return // the next one's
+	}
 	k.mu.Lock()
 	w := k.workers[pod.UID]
 	if w == nil {
@@ -161,6 +218,9 @@ func (k *Kubelet) podChanged(pod *corev1.Pod) {
 		k.workers[pod.UID] = w
 		k.wg.Go(func() {
 			w.run(k.ctx)
+			if k.ctx.Err() != nil {
+				return // requests under way ask for what was last known
+			}
 			k.mu.Lock()
 			delete(k.workers, pod.UID)
 			k.mu.Unlock()

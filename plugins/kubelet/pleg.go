@@ -31,7 +31,7 @@ func newPleg(k *Kubelet) *pleg {
 func (p *pleg) run(ctx context.Context) error {
 	defer p.wg.Wait()
 	p.wg.Go(func() { p.stream(ctx) })
-	for !p.k.pods.HasSynced() { // before that, nothing can be called an orphan
+	for !p.k.knowsAll() { // before that, nothing can be called an orphan
 		if !sleep(ctx, 20*time.Millisecond) {
 			return nil
 		}
@@ -156,11 +156,11 @@ func (p *pleg) relist(ctx context.Context) {
 		if old[uid] != sum && p.k.wake(uid, true) {
 			continue
 		}
-		if p.k.pods.HasSynced() && p.k.worker(uid) == nil && !p.known(uid) {
+		if p.k.knowsAll() && p.k.worker(uid) == nil && !p.known(uid) {
 			p.orphan(ctx, uid)
 		}
 	}
-	if p.k.pods.HasSynced() {
+	if p.k.knowsAll() {
 		p.sweep(now)
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/proxy"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	crierrors "k8s.io/cri-api/pkg/errors"
 )
 
 const (
@@ -42,23 +43,27 @@ func (k *Kubelet) serve(ctx context.Context) error {
 	if !pool.AppendCertsFromPEM(k.env.API.CA) {
 		return errors.New("load the cluster's CA: no certificate in it")
 	}
-	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "tcp", net.JoinHostPort("", strconv.Itoa(k.cfg.Port)))
+	l, err := k.env.Listener(ctx, "tcp", net.JoinHostPort("", strconv.Itoa(k.cfg.Port)))
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
 	srv := &http.Server{Handler: k.handler(), ReadHeaderTimeout: 30 * time.Second, ErrorLog: slog.NewLogLogger(k.log.Handler(), slog.LevelDebug),
-		BaseContext: func(net.Listener) context.Context { return ctx },
+		BaseContext: func(net.Listener) context.Context { return k.env.Life() },
 		// HTTP/1.1 only: exec, attach and port-forward are upgrades of it. Who has no certificate is told so by HTTP, not by a broken handshake.
 		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){},
 		TLSConfig:    &tls.Config{GetCertificate: k.env.GetCertificate, ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: pool, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}}
 	done := make(chan error, 1)
-	go func() { done <- srv.ServeTLS(l, "", "") }() // ended by Close below, waited for through done
+	go func() { done <- srv.ServeTLS(l, "", "") }() // ended by Shutdown below, waited for through done
 	k.log.Info("Serving", "address", l.Addr().String())
 	select {
 	case <-ctx.Done():
-		_ = srv.Close()
-		<-done
+		go func() { // ends with the last request, or the process
+			_ = srv.Shutdown(k.env.Life())
+			if k.env.Life().Err() != nil {
+				_ = srv.Close()
+			}
+		}()
+		<-done // takes on nothing new
 		return nil
 	case err := <-done:
 		return fmt.Errorf("serve: %w", err)
@@ -245,6 +250,9 @@ func (k *Kubelet) serveLogs(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Transfer-Encoding", "chunked")
 	uid, id := v.Pod.UID, info.Id
 	alive := func() bool {
+		if k.ctx.Err() != nil {
+			return k.runs(r.Context(), id)
+		}
 		wk := k.worker(uid)
 		if wk == nil {
 			return false
@@ -264,6 +272,18 @@ func (k *Kubelet) serveLogs(w http.ResponseWriter, r *http.Request) {
 	if err := readLog(r.Context(), info.LogPath, opts, out, alive); err != nil && !out.wrote {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 	}
+}
+
+// runs asks the runtime whether a container runs, for a log that is followed in a process
+// that has no workers any more. Who does not answer has said nothing.
+func (k *Kubelet) runs(ctx context.Context, id string) bool {
+	ctx, cancel := context.WithTimeout(ctx, criTimeout)
+	defer cancel()
+	resp, err := k.cri.rt.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: id})
+	if err != nil {
+		return !crierrors.IsNotFound(err)
+	}
+	return resp.GetStatus().GetState() != runtimeapi.ContainerState_CONTAINER_EXITED
 }
 
 func waitingIn(s *corev1.PodStatus, name string) string {

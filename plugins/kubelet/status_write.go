@@ -123,7 +123,7 @@ func (s *statusWriter) write(api *corev1.Pod, want *corev1.PodStatus) (*corev1.P
 	if err != nil || patch == nil {
 		return nil, err
 	}
-	updated, err := s.k.client.CoreV1().Pods(api.Namespace).Patch(s.w.ctx, api.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
+	updated, err := s.k.client.CoreV1().Pods(api.Namespace).Patch(s.w.calls, api.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
 	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 		return nil, nil // gone, or another pod of that name: nobody left to tell
 	}

@@ -9,6 +9,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"keelson.dev/keelson/plugins/kit"
 )
 
 // podWorker owns one pod. All fields below the mailbox belong to the goroutine in run; others reach it by post. Slow work runs in goroutines
@@ -25,6 +27,8 @@ type podWorker struct {
 
 	ctx       context.Context
 	startCtx  context.Context // ends when the pod begins to end
+	makeCtx   context.Context // likewise, and lets what was begun be finished when ctx ends
+	calls     context.Context // of short work that is finished when ctx ends
 	stopStart context.CancelFunc
 	pod       *corev1.Pod
 	known     bool // the runtime has been asked at least once
@@ -78,12 +82,8 @@ func newPodWorker(k *Kubelet, pod *corev1.Pod) *podWorker {
 
 // run is the worker's goroutine. It returns when the pod is gone for good, or ctx ends.
 func (w *podWorker) run(ctx context.Context) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer w.ops.Wait()
-	defer cancel()
-	w.ctx = ctx
-	w.startCtx, w.stopStart = context.WithCancel(ctx)
-	defer w.stopStart()
+	defer w.begin(ctx)()
+	ctx = w.ctx
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
@@ -109,6 +109,28 @@ func (w *podWorker) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
+	}
+}
+
+// begin makes the contexts. The function returned ends them and waits for all that was
+// begun: at the end of a pod it stops, at the end of ctx what is short is finished.
+func (w *podWorker) begin(ctx context.Context) (end func()) {
+	calls, endCalls := kit.FinishCalls(ctx)
+	now, endNow := context.WithCancel(ctx)
+	startCtx, stopStart := context.WithCancel(now)
+	makeCtx, stopMake := context.WithCancel(calls)
+	w.ctx, w.calls, w.startCtx, w.makeCtx = now, calls, startCtx, makeCtx
+	w.stopStart = func() { stopStart(); stopMake() }
+	return func() {
+		if ctx.Err() == nil {
+			stopMake()
+			endCalls()
+		}
+		stopStart()
+		endNow()
+		w.ops.Wait()
+		stopMake()
+		endCalls()
 	}
 }
 

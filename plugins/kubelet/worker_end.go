@@ -184,7 +184,7 @@ func (w *podWorker) cleanUp(now time.Time) time.Time {
 		}
 	}
 	pod := w.pod
-	w.async(w.ctx, func(ctx context.Context) func() {
+	w.async(w.calls, func(ctx context.Context) func() {
 		err := w.k.stopSandboxes(ctx, ids)
 		if err == nil {
 			err = w.k.volumes.tearDown(pod.UID)
@@ -217,7 +217,7 @@ func (w *podWorker) deleteFromAPI(now time.Time) time.Time {
 	}
 	e.busy = true
 	pod := w.pod
-	w.async(w.ctx, func(ctx context.Context) func() {
+	w.async(w.calls, func(ctx context.Context) func() {
 		zero := int64(0)
 		err := w.k.client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{GracePeriodSeconds: &zero, Preconditions: metav1.NewUIDPreconditions(string(pod.UID))})
 		return func() {
@@ -248,7 +248,7 @@ func (w *podWorker) removeAll(now time.Time) (time.Time, bool) {
 	}
 	e.busy = true
 	state := w.state
-	w.async(w.ctx, func(ctx context.Context) func() {
+	w.async(w.calls, func(ctx context.Context) func() {
 		err := w.k.removeState(ctx, state)
 		return func() {
 			e.busy, w.dirty = false, true

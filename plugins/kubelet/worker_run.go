@@ -144,7 +144,7 @@ func (w *podWorker) syncSandbox(now time.Time, a *actions) time.Time {
 	if len(a.StopSandboxes) > 0 {
 		w.boxBusy = true
 		ids := a.StopSandboxes
-		w.async(w.startCtx, func(ctx context.Context) func() {
+		w.async(w.makeCtx, func(ctx context.Context) func() {
 			err := w.k.stopSandboxes(ctx, ids)
 			return func() { w.boxDone(err) }
 		})
@@ -163,7 +163,7 @@ func (w *podWorker) syncSandbox(now time.Time, a *actions) time.Time {
 		w.noticed[fmt.Sprint("sandbox/", attempt)] = true
 		w.k.event(pod, "", corev1.EventTypeNormal, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.")
 	}
-	w.async(w.startCtx, func(ctx context.Context) func() {
+	w.async(w.makeCtx, func(ctx context.Context) func() {
 		err := w.k.createSandbox(ctx, pod, attempt)
 		return func() {
 			if err != nil && w.end == nil {
@@ -226,7 +226,7 @@ func (w *podWorker) startOne(now time.Time, s startAction) time.Time {
 	}
 	w.starting[name] = true
 	req := startRequest{pod: w.pod, action: s, image: image, sandbox: sandbox, volumes: w.volumes, target: w.state.newest(s.Target)}
-	w.async(w.startCtx, func(ctx context.Context) func() {
+	w.async(w.makeCtx, func(ctx context.Context) func() {
 		id, err := w.k.startContainer(ctx, req, func() { w.post(func() { w.dirty = true }) })
 		return func() {
 			delete(w.starting, name)
@@ -258,7 +258,7 @@ func (w *podWorker) collectDead() {
 				used[c.SandboxID] = true
 				continue
 			}
-			w.async(w.ctx, func(ctx context.Context) func() {
+			w.async(w.calls, func(ctx context.Context) func() {
 				w.k.removeContainer(ctx, c)
 				return func() {}
 			})
@@ -266,7 +266,7 @@ func (w *podWorker) collectDead() {
 	}
 	for i, sb := range w.state.Sandboxes {
 		if i > 0 && !sb.Ready && !used[sb.ID] {
-			w.async(w.ctx, func(ctx context.Context) func() {
+			w.async(w.calls, func(ctx context.Context) func() {
 				w.k.removeSandbox(ctx, sb.ID)
 				return func() {}
 			})

@@ -57,7 +57,7 @@ func (s *Server) newExec(c *container, command []string, tty bool) (*execSession
 	if data, err = json.Marshal(process); err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp(filepath.Join(s.runDir, "exec"), "")
+	dir, err := os.MkdirTemp(filepath.Join(s.runDir, "exec"), execOwner())
 	if err != nil {
 		return nil, err
 	}
@@ -69,6 +69,18 @@ func (s *Server) newExec(c *container, command []string, tty bool) (*execSession
 	cmd := exec.Command(rec.Runtime, "--root="+s.ociRoot(), "exec", "--pid-file", filepath.Join(dir, "pid"), //nolint:noctx // killed inside the container, see kill
 		"--process", filepath.Join(dir, "process.json"), rec.ID)
 	return &execSession{cmd: cmd, dir: dir, cleanup: cleanup}, nil
+}
+
+// execOwner begins the name of a session's folder: the process that has it.
+func execOwner() string { return fmt.Sprintf("%d-%d-", os.Getpid(), startTime(os.Getpid())) }
+
+// execOwned tells whether the process that has a session's folder still runs: one that
+// was deactivated serves its sessions to their end.
+func execOwned(name string) bool {
+	var pid int
+	var start uint64
+	_, err := fmt.Sscanf(name, "%d-%d-", &pid, &start)
+	return err == nil && alive(pid, start)
 }
 
 // kill ends the command in the container. The OCI runtime, its parent, follows by

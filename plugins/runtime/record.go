@@ -44,6 +44,7 @@ type containerRecord struct {
 
 	Phase                            phase
 	CreatedAt, StartedAt, FinishedAt int64 // ns since 1970
+	StopSignaledAt                   int64 // when the stop signal was sent, ns since 1970; 0: not yet
 	ExitCode                         int32
 	Reason, Message                  string
 	Pid, ConmonPid                   int

@@ -231,7 +231,7 @@ func (s *Server) sweepRunDir() {
 	sweep("exits", func(name string) bool { return container(name) }, os.Remove)
 	sweep("sandboxes", sandbox, tree)
 	sweep("netns", sandbox, netns.Remove)
-	sweep("exec", func(string) bool { return false }, os.RemoveAll)
+	sweep("exec", execOwned, os.RemoveAll)
 }
 
 // unmountBelow detaches all mounts at and below dir, the innermost first.

@@ -208,30 +208,27 @@ func (s *Server) run(ctx context.Context, ready func() error) error {
 }
 
 // serveStreams serves exec, attach and port forwarding on 127.0.0.1. The URLs have
-// tokens that are good for one use and one minute.
-func (s *Server) serveStreams(ctx context.Context) (func(), error) {
+// tokens that are good for one use and one minute, and in this process: it serves them,
+// and the streams, until it ends, active or not.
+func (s *Server) serveStreams(life context.Context) error {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		return nil, fmt.Errorf("listen for streams: %w", err)
+		return fmt.Errorf("listen for streams: %w", err)
 	}
 	config := streaming.DefaultConfig
 	config.Addr = listener.Addr().String()
 	config.BaseURL = &url.URL{Scheme: "http", Host: config.Addr}
 	if s.stream, err = streaming.NewServer(config, &streams{s}); err != nil {
-		return nil, errors.Join(err, listener.Close())
+		return errors.Join(err, listener.Close())
 	}
-	server := &http.Server{Handler: s.stream, ReadHeaderTimeout: 10 * time.Second, BaseContext: func(net.Listener) context.Context { return ctx }}
-	done := make(chan struct{})
-	go func() { // ended by stop
-		defer close(done)
+	server := &http.Server{Handler: s.stream, ReadHeaderTimeout: 10 * time.Second, BaseContext: func(net.Listener) context.Context { return life }}
+	context.AfterFunc(life, func() { _ = server.Close() })
+	go func() { // ended by the process' end
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			s.log.Error("The streaming server ended", "err", err)
 		}
 	}()
-	return func() {
-		_ = server.Close()
-		<-done
-	}, nil
+	return nil
 }
 
 // Register puts all services on a gRPC server.
@@ -264,23 +261,23 @@ func newRunner(env *kit.Env, config Config) (*runner, error) {
 func (r *runner) Start(ctx context.Context) error {
 	s := r.server
 	if path := r.env.Endpoints["network"]; path != "" {
-		conn, err := kit.DialSocket(path)
+		conn, err := kit.DialSocket(path, kit.CallAgain(nil))
 		if err != nil {
 			return err
 		}
 		defer conn.Close()
 		s.network = networkv1.NewNetworkServiceClient(conn)
 	}
-	stop, err := s.serveStreams(ctx)
-	if err != nil {
+	if err := s.serveStreams(r.env.Life()); err != nil {
 		return err
 	}
-	defer stop()
 	return s.run(ctx, func() error {
 		s.sayLimits()
 		s.health = r.env.Health
 		_ = s.checkPrograms() // told
-		return r.env.ServeGRPC(ctx, s.Register)
+		return r.env.ServeGRPC(ctx, s.Register,
+			kit.Interrupt(cri.RuntimeService_StopContainer_FullMethodName, cri.ImageService_PullImage_FullMethodName),
+			kit.LiveOn(cri.RuntimeService_ExecSync_FullMethodName))
 	})
 }
 

@@ -37,8 +37,13 @@ func (s *Server) stop(ctx context.Context, c *container, grace time.Duration) er
 		if err != nil {
 			sig = unix.SIGTERM
 		}
-		if err := signalProcess(rec.Pid, rec.PidStart, sig); err != nil {
-			return err
+		if rec.StopSignaledAt == 0 { // once, whoever waits for what comes of it
+			if err := signalProcess(rec.Pid, rec.PidStart, sig); err != nil {
+				return err
+			}
+			if err := s.update(c, func(r *containerRecord) { r.StopSignaledAt = time.Now().UnixNano() }); err != nil {
+				return err
+			}
 		}
 		timer := time.NewTimer(grace)
 		defer timer.Stop()
