@@ -6,6 +6,7 @@ import (
 	"keelson.dev/keelson/core/kernel"
 	"keelson.dev/keelson/plugins/controllers"
 	"keelson.dev/keelson/plugins/dns"
+	"keelson.dev/keelson/plugins/exec"
 	"keelson.dev/keelson/plugins/kit"
 	"keelson.dev/keelson/plugins/kubelet"
 	"keelson.dev/keelson/plugins/network"
@@ -25,6 +26,7 @@ var builtins = []kit.Plugin{
 	network.Plugin,
 	proxy.Plugin,
 	dns.Plugin,
+	exec.Plugin,
 }
 
 func builtin(name string) (kit.Plugin, bool) {
@@ -52,7 +54,7 @@ func kernelBuiltins() []kernel.Builtin {
 		if p.Scope == "" {
 			p.Scope = kit.ScopeNode // as Describe says of it
 		}
-		list[i] = kernel.Builtin{Name: p.Name, Kind: p.Kind, Scope: v1alpha1.PluginScope(p.Scope)}
+		list[i] = kernel.Builtin{Name: p.Name, Kind: p.Kind, Scope: v1alpha1.PluginScope(p.Scope), Generic: p.Generic}
 	}
 	return list
 }

@@ -14,6 +14,9 @@ import (
 type Builtin struct {
 	Name, Kind string
 	Scope      v1alpha1.PluginScope
+	// Generic is a program that runs under other plugins' names (spec.source.program);
+	// no Plugin object is made for it.
+	Generic bool
 }
 
 // Node is the machine that the kernel runs on.

@@ -73,7 +73,7 @@ func (s *pluginSync) createMissing(ctx context.Context, builtins []Builtin) erro
 		have[p.Name] = true
 	}
 	for _, b := range builtins {
-		if have[b.Name] {
+		if have[b.Name] || b.Generic {
 			continue
 		}
 		_, err := s.api.Create(ctx, &v1alpha1.Plugin{
@@ -116,8 +116,11 @@ func (s *pluginSync) ensure(p *v1alpha1.Plugin) {
 		return
 	}
 	spec := pluginhost.Spec{
-		Name: p.Name, Kind: p.Spec.Kind, BuiltIn: p.Spec.Source.BuiltIn, Path: p.Spec.Source.Path,
+		Name: p.Name, Kind: p.Spec.Kind, BuiltIn: p.Spec.Source.BuiltIn, Program: p.Spec.Source.Program, Path: p.Spec.Source.Path,
 		SHA256: p.Spec.Source.SHA256, Args: p.Spec.Args, Enabled: p.Spec.Enabled == nil || *p.Spec.Enabled,
+	}
+	if spec.Program != "" {
+		spec.Scope, spec.Rules = string(p.Spec.Scope), p.Spec.Rules
 	}
 	if p.Spec.Config != nil {
 		spec.Config = p.Spec.Config.Raw

@@ -47,7 +47,7 @@ type signer struct {
 func nodePlugins(builtins []Builtin) map[string]bool {
 	out := map[string]bool{}
 	for _, b := range builtins {
-		out[b.Name] = b.Scope == v1alpha1.PluginScopeNode && b.Kind != kubeletKind
+		out[b.Name] = b.Scope == v1alpha1.PluginScopeNode && b.Kind != kubeletKind && !b.Generic
 	}
 	return out
 }

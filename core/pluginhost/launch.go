@@ -51,6 +51,13 @@ type session struct {
 // command finds the program and checks it.
 func (u *unit) command(spec Spec) (Command, error) {
 	if spec.BuiltIn {
+		if spec.Program != "" {
+			if cmd, ok := u.host.cfg.BuiltIn(spec.Program); ok {
+				cmd.Args = append(append([]string(nil), cmd.Args...), spec.Args...)
+				return cmd, nil
+			}
+			return Command{}, final(fmt.Errorf("spec.source.program: there is no built-in program %q", spec.Program))
+		}
 		cmd, ok := u.host.cfg.BuiltIn(spec.Name)
 		if !ok {
 			return Command{}, final(fmt.Errorf("spec.source.builtIn: there is no built-in plugin %q", spec.Name))
@@ -118,7 +125,7 @@ func (u *unit) launch(ctx context.Context, spec Spec) (*session, error) {
 		}
 	}
 	s := &session{unit: u, spec: spec, started: time.Now(), mark: u.log.mark()}
-	s.process = u.newProcess(cmd, transport)
+	s.process = u.newProcess(spec, cmd, transport)
 	s.client = plugin.NewClient(u.clientConfig(s.process, clientTLS))
 	u.count()
 	stop := context.AfterFunc(ctx, func() { _ = s.process.Kill(ctx) }) // go-plugin's start takes no context
@@ -131,7 +138,7 @@ func (u *unit) launch(ctx context.Context, spec Spec) (*session, error) {
 }
 
 // newProcess prepares the process; nothing is started.
-func (u *unit) newProcess(cmd Command, t Transport) *process {
+func (u *unit) newProcess(spec Spec, cmd Command, t Transport) *process {
 	p := &process{
 		cmd: exec.Command(cmd.Path, cmd.Args...), forker: u.host.forker, cgroup: u.host.cgroups.of(u.name),
 		record: u.host.recordOf(u.name), instance: rand.Text(), done: make(chan struct{}), sockets: u.sockets,
@@ -139,6 +146,9 @@ func (u *unit) newProcess(cmd Command, t Transport) *process {
 			Name: u.name, CA: string(t.CA),
 			Certificate: string(t.Plugin.Certificate), PrivateKey: string(t.Plugin.PrivateKey),
 		},
+	}
+	if spec.Program != "" {
+		p.handover.As = &pluginv1.As{Kind: spec.Kind, Scope: spec.Scope, Rules: spec.Rules}
 	}
 	for _, name := range passedOn {
 		if v, ok := os.LookupEnv(name); ok {

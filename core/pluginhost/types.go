@@ -11,6 +11,7 @@ import (
 	"time"
 
 	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 )
 
 // ErrNotFound is returned for a plugin that was never given to Ensure, or was removed.
@@ -112,7 +113,14 @@ type Spec struct {
 	Kind string
 	// BuiltIn selects the built-in plugin Name; else Path is an absolute path.
 	BuiltIn bool
-	Path    string
+	// Program, if set, is the built-in program that runs as this plugin: it takes name,
+	// Kind, Scope and Rules as its own.
+	Program string
+	// Scope for a Program: Cluster, or Node. Others say it themselves.
+	Scope string
+	// Rules for a Program.
+	Rules []rbacv1.PolicyRule
+	Path  string
 	// SHA256 of the file at Path in hex; empty is not checked.
 	SHA256 string
 	// Args are more arguments for the program.
@@ -124,7 +132,8 @@ type Spec struct {
 }
 
 func (s Spec) equal(o Spec) bool {
-	return s.Name == o.Name && s.Kind == o.Kind && s.BuiltIn == o.BuiltIn && s.Path == o.Path && s.SHA256 == o.SHA256 &&
+	return s.Name == o.Name && s.Kind == o.Kind && s.BuiltIn == o.BuiltIn && s.Program == o.Program && s.Scope == o.Scope &&
+		equality.Semantic.DeepEqual(s.Rules, o.Rules) && s.Path == o.Path && s.SHA256 == o.SHA256 &&
 		slices.Equal(s.Args, o.Args) && bytes.Equal(s.Config, o.Config) && s.Enabled == o.Enabled
 }
 

@@ -66,6 +66,9 @@ func Main(p Plugin) {
 		log.Error("Plugin was not started by a Keelson kernel", "err", err)
 		os.Exit(1)
 	}
+	if p.Generic && handover.As != nil {
+		p = as(p, handover.Handover)
+	}
 	service := NewService(context.WithoutCancel(ctx), p, log, level, os.Exit)
 	service.sockets = kernel.sockets
 	go func() { <-ctx.Done(); service.shutdown() }()
@@ -85,6 +88,15 @@ func Main(p Plugin) {
 	// The kernel hung up, or the handshake was not possible.
 	service.shutdown()
 	os.Exit(1)
+}
+
+// as is a generic program under the name that it is to have.
+func as(p Plugin, h pluginv1.Handover) Plugin {
+	p.Name, p.Kind, p.Rules = h.Name, h.As.Kind, h.As.Rules
+	if p.Scope = Scope(h.As.Scope); p.Scope == "" {
+		p.Scope = ScopeCluster
+	}
+	return p
 }
 
 // identity is a Handover with its use.

@@ -20,6 +20,9 @@ const (
 type Plugin struct {
 	// Name, a DNS label, unique in the cluster.
 	Name string
+	// Generic programs run under any name: Name, Kind, Scope and Rules are those of the
+	// Plugin object that names the program in spec.source.program.
+	Generic bool
 	// Kind: runtime, network, proxy, dns, kubelet, scheduler, controllers, ...
 	Kind string
 	// Description is one sentence for people.
@@ -57,6 +60,14 @@ type Drainer interface {
 	// Drain takes on nothing new and returns when the work begun is done, or when ctx
 	// ends. Start's context ends after it.
 	Drain(ctx context.Context) error
+}
+
+// Renewer is a Runner that hands its client certificate on, to a file or a process.
+// Others need nothing: Env.RESTConfig follows by itself.
+type Renewer interface {
+	// Renewed is told the client identity that takes the place of Env.API's. It may be
+	// called before Start and at any time while it runs.
+	Renewed(client KeyPair) error
 }
 
 // RunnerFunc makes a function a Runner.

@@ -129,6 +129,11 @@ func (s *Service) Renew(_ context.Context, req *pluginv1.RenewRequest) (*pluginv
 		return nil, toStatus(err)
 	}
 	s.config = renewed(s.config, req)
+	if r, ok := s.runner.(Renewer); ok {
+		if err := r.Renewed(KeyPair{Certificate: req.GetClient().GetCertificate(), PrivateKey: req.GetClient().GetPrivateKey()}); err != nil {
+			return nil, toStatus(fmt.Errorf("renew the credentials of %s: %w", s.plugin.Name, err))
+		}
+	}
 	return &pluginv1.RenewResponse{}, nil
 }
 

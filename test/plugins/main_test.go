@@ -21,6 +21,7 @@ import (
 	"keelson.dev/keelson/core/pki"
 	"keelson.dev/keelson/core/pluginhost"
 	"keelson.dev/keelson/core/pluginverify"
+	execplugin "keelson.dev/keelson/plugins/exec"
 	"keelson.dev/keelson/plugins/kit"
 	pluginv1 "keelson.dev/keelson/proto/plugin/v1"
 )
@@ -33,6 +34,9 @@ func TestMain(m *testing.M) {
 		case pluginverify.SuiteCommand:
 			pluginverify.SuiteMain(os.Args[2:])
 		case "plugin-run":
+			if os.Args[2] == execplugin.Plugin.Name {
+				kit.Main(execplugin.Plugin)
+			}
 			kit.Main(builtIn(os.Args[2]))
 		case "plugin-versions":
 			if err := versionsMain(os.Args[2], os.Args[3]); err != nil {

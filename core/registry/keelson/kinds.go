@@ -47,8 +47,11 @@ var plugins = &resource.Definition[*keelsonv1alpha1.Plugin]{
 	},
 	Row: func(p *keelsonv1alpha1.Plugin) []any {
 		source, pid, swap := "built-in", "<none>", "<none>"
-		if !p.Spec.Source.BuiltIn {
+		switch {
+		case !p.Spec.Source.BuiltIn:
 			source = p.Spec.Source.Path
+		case p.Spec.Source.Program != "":
+			source = "built-in " + p.Spec.Source.Program
 		}
 		if p.Status.PID != 0 {
 			pid = fmt.Sprint(p.Status.PID)

@@ -50,6 +50,9 @@ func defaultSource(s *keelsonv1alpha1.PluginSource) {
 	if *s == (keelsonv1alpha1.PluginSource{}) {
 		s.BuiltIn = true
 	}
+	if s.Program != "" && s.Path == "" {
+		s.BuiltIn = true
+	}
 }
 
 func validate(p *keelsonv1alpha1.Plugin) field.ErrorList {
@@ -111,6 +114,13 @@ func validateSource(s keelsonv1alpha1.PluginSource, at *field.Path) field.ErrorL
 	}
 	if !s.BuiltIn && s.Path != "" && s.SHA256 == "" {
 		errs = append(errs, field.Required(at.Child("sha256"), "must be set with `path`: the kernel starts no executable that it cannot check"))
+	}
+	if s.Program != "" && !s.BuiltIn {
+		errs = append(errs, field.Invalid(at.Child("program"), s.Program, "may not be set with `path`: it names a built-in program"))
+	} else if s.Program != "" {
+		for _, msg := range apivalidation.NameIsDNSLabel(s.Program, false) {
+			errs = append(errs, field.Invalid(at.Child("program"), s.Program, msg))
+		}
 	}
 	if s.SHA256 != "" && !checksum.MatchString(s.SHA256) {
 		errs = append(errs, field.Invalid(at.Child("sha256"), s.SHA256, "must be 64 lower case hexadecimal digits, as sha256sum prints them"))

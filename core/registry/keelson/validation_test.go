@@ -48,6 +48,14 @@ func TestValidate(t *testing.T) {
 		{"checksum and built in", func(p *keelsonv1alpha1.Plugin) { p.Spec.Source.BuiltIn, p.Spec.Source.Path = true, "" }, []string{"spec.source.sha256: Invalid value"}},
 		{"relative path", func(p *keelsonv1alpha1.Plugin) { p.Spec.Source.Path = "x" }, []string{`spec.source.path: Invalid value: "x": must be an absolute path`}},
 		{"path with dots", func(p *keelsonv1alpha1.Plugin) { p.Spec.Source.Path = "/a/../b" }, []string{"spec.source.path: Invalid value"}},
+		{"program", func(p *keelsonv1alpha1.Plugin) {
+			p.Spec.Source = keelsonv1alpha1.PluginSource{Program: "exec"}
+			setDefaults(p)
+		}, nil},
+		{"program and path", func(p *keelsonv1alpha1.Plugin) { p.Spec.Source.Program = "exec" }, []string{"spec.source.program: Invalid value"}},
+		{"bad program", func(p *keelsonv1alpha1.Plugin) {
+			p.Spec.Source = keelsonv1alpha1.PluginSource{BuiltIn: true, Program: "/bin/sh"}
+		}, []string{`spec.source.program: Invalid value: "/bin/sh"`}},
 		{"no path", func(p *keelsonv1alpha1.Plugin) {
 			p.Spec.Source = keelsonv1alpha1.PluginSource{SHA256: strings.Repeat("0", 64)}
 		}, []string{"spec.source.path: Required value"}},

@@ -37621,6 +37621,13 @@ func schema_keelson_proto_api_v1alpha1_PluginSource(ref common.ReferenceCallback
 							Format:      "",
 						},
 					},
+					"program": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Program names a built-in program that runs under any plugin's name and kind: exec, which wraps a program of the node. Empty means the built-in plugin of the object's own name.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
 					"path": {
 						SchemaProps: spec.SchemaProps{
 							Description: "Path is the executable's absolute path. Exactly one of builtIn and path is set.",

@@ -144,6 +144,10 @@ type PluginSource struct {
 	// BuiltIn is true for a plugin that is linked into the kernel's own binary.
 	// +optional
 	BuiltIn bool `json:"builtIn,omitempty"`
+	// Program names a built-in program that runs under any plugin's name and kind: exec, which wraps a program of
+	// the node. Empty means the built-in plugin of the object's own name.
+	// +optional
+	Program string `json:"program,omitempty"`
 	// Path is the executable's absolute path. Exactly one of builtIn and path is set.
 	// +optional
 	Path string `json:"path,omitempty"`

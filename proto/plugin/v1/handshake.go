@@ -1,5 +1,7 @@
 package pluginv1
 
+import rbacv1 "k8s.io/api/rbac/v1"
+
 // The handshake of hashicorp/go-plugin between the kernel and a plugin process.
 // The cookie is no secret: it only keeps people from starting a plugin by hand.
 const (
@@ -55,6 +57,19 @@ type Handover struct {
 	PrivateKey  string `json:"privateKey"`
 	// CA vouches for the kernel's client certificate.
 	CA string `json:"ca"`
+	// As is what the Plugin object says, for a program that runs under any name
+	// (spec.source.program) and has to describe itself so; nil for others.
+	As *As `json:"as,omitempty"`
+}
+
+// As is what a program that runs under any name describes itself as.
+type As struct {
+	// Kind is spec.kind of the Plugin object.
+	Kind string `json:"kind"`
+	// Scope is spec.scope: Cluster or Node.
+	Scope string `json:"scope"`
+	// Rules are spec.rules: what an administrator has accepted is what it asks for.
+	Rules []rbacv1.PolicyRule `json:"rules,omitempty"`
 }
 
 // SocketRequest asks the kernel for a listening socket: one line of JSON that a plugin
