@@ -61,6 +61,14 @@ func TestNodesAreKeptApart(t *testing.T) {
 		_, err := a.Secrets("default").Get(ctx, "of-b", metav1.GetOptions{})
 		return apierrors.IsForbidden(err)
 	})
+	// A pod that was there before anything of node a was asked.
+	if err := core.Pods("default").Delete(ctx, "on-a", *metav1.NewDeleteOptions(0)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the secret of a pod from before is closed", func() bool {
+		_, err := a.Secrets("default").Get(ctx, "of-a", metav1.GetOptions{})
+		return apierrors.IsForbidden(err)
+	})
 	if _, err := a.Pods("").List(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=a"}); err != nil {
 		t.Errorf("its pods: %v", err)
 	}

@@ -9,6 +9,7 @@ import (
 	resourcev1 "k8s.io/api/resource/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -146,7 +147,10 @@ func (o *nodeObjects) FollowPods(ctx context.Context, graph auth.PodGraph, synce
 			return watcher.Watch(all, in)
 		},
 	}
-	cache.NewReflectorWithOptions(withoutStreaming{source}, &corev1.Pod{}, &podSink{graph, synced}, cache.ReflectorOptions{Name: "node-authorizer"}).
+	// No type is expected: the store's watch gives objects that watchers share, in a
+	// wrapper, which podOf opens.
+	cache.NewReflectorWithOptions(withoutStreaming{source}, nil, &podSink{graph, synced},
+		cache.ReflectorOptions{Name: "node-authorizer", TypeDescription: "*v1.Pod"}).
 		RunWithContext(ctx)
 	return nil
 }
@@ -165,22 +169,38 @@ type podSink struct {
 
 var _ cache.ReflectorStore = (*podSink)(nil)
 
+// podOf returns the pod that a list or a watch of the registry gave.
+func podOf(obj any) (*corev1.Pod, error) {
+	if shared, ok := obj.(runtime.CacheableObject); ok {
+		obj = shared.GetObject()
+	}
+	pod, ok := obj.(*corev1.Pod)
+	if !ok {
+		return nil, fmt.Errorf("pods are watched as %T", obj)
+	}
+	return pod, nil
+}
+
 // Add implements cache.ReflectorStore.
 func (s *podSink) Add(obj any) error { return s.Update(obj) }
 
 // Update implements cache.ReflectorStore.
 func (s *podSink) Update(obj any) error {
-	if pod, ok := obj.(*corev1.Pod); ok {
-		s.graph.Set(pod)
+	pod, err := podOf(obj)
+	if err != nil {
+		return err
 	}
+	s.graph.Set(pod)
 	return nil
 }
 
 // Delete implements cache.ReflectorStore.
 func (s *podSink) Delete(obj any) error {
-	if pod, ok := obj.(*corev1.Pod); ok {
-		s.graph.Remove(types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name})
+	pod, err := meta.Accessor(obj)
+	if err != nil {
+		return fmt.Errorf("a pod went, watched as %T: %w", obj, err)
 	}
+	s.graph.Remove(types.NamespacedName{Namespace: pod.GetNamespace(), Name: pod.GetName()})
 	return nil
 }
 
@@ -188,10 +208,12 @@ func (s *podSink) Delete(obj any) error {
 func (s *podSink) Replace(list []any, _ string) error {
 	have := make(map[types.NamespacedName]bool, len(list))
 	for _, obj := range list {
-		if pod, ok := obj.(*corev1.Pod); ok {
-			s.graph.Set(pod)
-			have[types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name}] = true
+		pod, err := podOf(obj)
+		if err != nil {
+			return err
 		}
+		s.graph.Set(pod)
+		have[types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name}] = true
 	}
 	s.graph.Keep(have)
 	s.synced()
