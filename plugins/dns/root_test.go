@@ -70,7 +70,7 @@ func TestRootServes(t *testing.T) {
 	bridge := nstest.Bridge(t, "keelson0", "10.244.3.1/24")
 	pod := nstest.New(t)
 	nstest.Join(t, bridge, pod, "10.244.3.2", "10.244.3.1")
-	client := fake.NewClientset(cluster()...)
+	client := kittest.Clientset(cluster()...)
 	stop := start(t, client)
 	ask := func(t *testing.T) {
 		t.Helper()

@@ -18,7 +18,6 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/client-go/kubernetes/fake"
 	"k8s.io/utils/ptr"
 
 	"keelson.dev/keelson/plugins/kit"
@@ -64,7 +63,7 @@ func newTestHandler(t testing.TB, upstreams []string, objects ...runtime.Object)
 	env := kittest.NewEnv(t, Plugin)
 	cfg := Config{Upstreams: upstreams, ResolvConf: "/dev/null"}
 	cfg.SetDefaults()
-	s, err := newServer(env, cfg, fake.NewClientset(objects...))
+	s, err := newServer(env, cfg, kittest.Clientset(objects...))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -31,7 +31,7 @@ type node struct {
 
 func newNode(t *testing.T) *node {
 	t.Helper()
-	n := &node{t: t, api: fake.NewSimpleClientset(), cri: newFakeCRI(), env: kittest.NewEnv(t, Plugin)}
+	n := &node{t: t, api: kittest.Clientset(), cri: newFakeCRI(), env: kittest.NewEnv(t, Plugin)}
 	n.socket = filepath.Join(t.TempDir(), "cri.sock")
 	n.cri.serve(t, n.socket)
 	n.env.Endpoints = map[string]string{"runtime": n.socket}

@@ -10,14 +10,15 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
+
+	"keelson.dev/keelson/plugins/kit/kittest"
 )
 
 // TestTokenRotation: a token is kept until most of its life is over, then asked for anew; while that is refused the old one serves as long as
 // it is good.
 func TestTokenRotation(t *testing.T) {
-	api := fake.NewSimpleClientset()
+	api := kittest.Clientset()
 	var asked []authenticationv1.TokenRequestSpec
 	var refuse error
 	api.PrependReactor("create", "serviceaccounts", func(a clienttesting.Action) (bool, runtime.Object, error) {

@@ -51,7 +51,7 @@ func start(t testing.TB, dataDir string, cfg Config, nodes ...*corev1.Node) *plu
 	env := kittest.NewEnv(t, Plugin)
 	env.DataDir = dataDir
 	env.Node.Addresses = []netip.Addr{netip.MustParseAddr(nodeIP)}
-	client := fake.NewClientset()
+	client := kittest.Clientset()
 	for _, n := range nodes {
 		if _, err := client.CoreV1().Nodes().Create(t.Context(), n, metav1.CreateOptions{}); err != nil {
 			t.Fatal(err)

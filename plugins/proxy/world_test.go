@@ -36,7 +36,7 @@ type world struct {
 func newWorld(t testing.TB, pods ...string) *world {
 	t.Helper()
 	nstest.Require(t)
-	w := &world{t: t, client: fake.NewClientset(), pods: map[string]string{}}
+	w := &world{t: t, client: kittest.Clientset(), pods: map[string]string{}}
 	w.outside = nstest.Uplink(t, "up0", nodeIP+"/24", "192.0.2.1")
 	w.bridge = nstest.Bridge(t, "keelson0", gateway+"/24", "fd00:3::1/64")
 	for _, cidr := range []string{"10.96.0.0/12", "fd96::/108"} { // as the network plugin does

@@ -12,11 +12,11 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/informers"
-	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/client-go/tools/record"
 
 	"keelson.dev/keelson/plugins/controllers/internal/control"
+	"keelson.dev/keelson/plugins/kit/kittest"
 )
 
 // A slice that somebody has changed since it was read is read again. Only what
@@ -32,7 +32,7 @@ func TestSyncMeetsAnError(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			client := fake.NewClientset()
+			client := kittest.Clientset()
 			client.PrependReactor("create", "endpointslices", func(clienttesting.Action) (bool, runtime.Object, error) { return true, nil, tt.err })
 			factory := informers.NewSharedInformerFactory(client, 0)
 			s, err := NewSlices(&control.Context{
