@@ -3,74 +3,87 @@ package main
 import (
 	"fmt"
 	"io"
-	"text/tabwriter"
-	"time"
 
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/util/duration"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
-	"keelson.dev/keelson/proto/api/v1alpha1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"keelson.dev/keelson/proto/api/v1alpha1/client"
 )
 
+// pluginsCommand is what the commands below "plugins" share.
+type pluginsCommand struct {
+	genericiooptions.IOStreams
+	config *genericclioptions.ConfigFlags
+}
+
 func newPluginsCommand(streams genericiooptions.IOStreams, config *genericclioptions.ConfigFlags) *cobra.Command {
+	p := &pluginsCommand{streams, config}
 	cmd := &cobra.Command{
 		Use:   "plugins",
-		Short: "Look at, change and write the cluster's plugins",
-		Args:  cobra.NoArgs,
-		Run:   func(cmd *cobra.Command, _ []string) { _ = cmd.Help() },
+		Short: "Look at, swap and write the cluster's plugins",
+		Long: `Everything in a Keelson cluster but the API and its store is a plugin: a process
+that can be replaced while the cluster runs (docs/plugins.md, docs/plugins/).`,
+		Args: cobra.NoArgs,
+		Run:  func(cmd *cobra.Command, _ []string) { _ = cmd.Help() },
 	}
-	cmd.AddCommand(newPluginsList(streams, config), newPluginsLogs(streams, config), newPluginsRestart(streams, config),
-		newPluginsVerify(streams))
+	cmd.AddCommand(
+		p.list(), p.inspect(), p.history(), p.logs(), p.compare(), // look
+		p.enable(true), p.enable(false), p.accept(), p.swap(), p.rollback(), p.restart(), // change
+		newPluginsVerify(streams), newPluginsNew(streams), p.dev(), // write
+	)
 	return cmd
 }
 
-func newPluginsList(streams genericiooptions.IOStreams, config *genericclioptions.ConfigFlags) *cobra.Command {
-	return &cobra.Command{
-		Use:     "list",
-		Aliases: []string{"ls"},
-		Short:   "List plugins",
-		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			plugins, err := pluginClient(config)
-			if err != nil {
-				return err
-			}
-			list, err := plugins.List(cmd.Context())
-			if err != nil {
-				return err
-			}
-			return printPlugins(streams.Out, list.Items)
-		},
+func (p *pluginsCommand) client() (*client.Client, error) {
+	cfg, err := p.config.ToRESTConfig()
+	if err != nil {
+		return nil, err
 	}
+	cfg.QPS = -1 // the server has its own fairness
+	return client.New(cfg)
 }
 
-func printPlugins(out io.Writer, plugins []v1alpha1.Plugin) error {
-	w := tabwriter.NewWriter(out, 0, 8, 3, ' ', 0)
-	fmt.Fprintln(w, "NAME\tKIND\tPHASE\tPID\tRESTARTS\tAGE\tMESSAGE")
-	for i := range plugins {
-		p := &plugins[i]
-		age := "<none>"
-		if p.Status.StartedAt != nil {
-			age = duration.HumanDuration(time.Since(p.Status.StartedAt.Time))
-		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%s\t%s\n", p.Name, p.Spec.Kind, p.Status.Phase, p.Status.PID,
-			p.Status.Restarts, age, p.Status.LastError)
-	}
-	return w.Flush()
+// named makes a command for one plugin, whose name the shell completes.
+func (p *pluginsCommand) named(cmd *cobra.Command) *cobra.Command {
+	cmd.Args = cobra.ExactArgs(1)
+	cmd.ValidArgsFunction = p.complete
+	return cmd
 }
 
-func newPluginsLogs(streams genericiooptions.IOStreams, config *genericclioptions.ConfigFlags) *cobra.Command {
+// complete names the cluster's plugins.
+func (p *pluginsCommand) complete(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	plugins, err := p.client()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	list, err := plugins.List(cmd.Context())
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	names := make([]string, 0, len(list.Items))
+	for i := range list.Items {
+		names = append(names, list.Items[i].Name+"\t"+list.Items[i].Spec.Kind+", "+string(list.Items[i].Status.Phase))
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+func (p *pluginsCommand) logs() *cobra.Command {
 	var follow bool
 	var tail int64
-	cmd := &cobra.Command{
+	cmd := p.named(&cobra.Command{
 		Use:   "logs NAME",
 		Short: "Print what a plugin logged",
-		Args:  cobra.ExactArgs(1),
+		Example: `  # The last 20 lines, and those to come
+  keelson plugins logs scheduler --tail=20 -f`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			plugins, err := pluginClient(config)
+			plugins, err := p.client()
 			if err != nil {
 				return err
 			}
@@ -79,38 +92,46 @@ func newPluginsLogs(streams genericiooptions.IOStreams, config *genericclioption
 				return err
 			}
 			defer func() { _ = stream.Close() }()
-			_, err = io.Copy(streams.Out, stream)
+			_, err = io.Copy(p.Out, stream)
 			return err
 		},
-	}
+	})
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "Go on as the plugin logs")
 	cmd.Flags().Int64Var(&tail, "tail", -1, "Print only that many of the last lines (-1: all that is kept)")
 	return cmd
 }
 
-func newPluginsRestart(streams genericiooptions.IOStreams, config *genericclioptions.ConfigFlags) *cobra.Command {
-	return &cobra.Command{
-		Use:   "restart NAME",
-		Short: "Stop a plugin in good order and start it again",
-		Args:  cobra.ExactArgs(1),
+func (p *pluginsCommand) restart() *cobra.Command {
+	return p.named(&cobra.Command{
+		Use:     "restart NAME",
+		Short:   "Stop a plugin in good order and start it again",
+		Example: `  keelson plugins restart dns`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			plugins, err := pluginClient(config)
+			plugins, err := p.client()
 			if err != nil {
 				return err
 			}
 			if err := plugins.Restart(cmd.Context(), args[0]); err != nil {
 				return err
 			}
-			fmt.Fprintf(streams.Out, "plugin %s restarted\n", args[0])
+			fmt.Fprintf(p.Out, "plugin %s restarted\n", args[0])
 			return nil
 		},
-	}
+	})
 }
 
-func pluginClient(config *genericclioptions.ConfigFlags) (*client.Client, error) {
-	cfg, err := config.ToRESTConfig()
-	if err != nil {
-		return nil, err
+// age is how long ago a time was, as kubectl says it.
+func age(t *metav1.Time) string {
+	if t.IsZero() {
+		return "<none>"
 	}
-	return client.New(cfg)
+	return duration.HumanDuration(metav1.Now().Sub(t.Time))
+}
+
+// orNone is text, or <none> for an empty one.
+func orNone(text string) string {
+	if text == "" {
+		return "<none>"
+	}
+	return text
 }

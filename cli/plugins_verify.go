@@ -3,9 +3,11 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc/grpclog"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
 	"keelson.dev/keelson/core/pluginverify"
@@ -35,6 +37,7 @@ is given. The exit code is 0 if nothing is wrong.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			p.Path, p.Args = args[0], args[1:]
+			grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, io.Discard, io.Discard)) // of the plugin's end
 			if config != "" {
 				var err error
 				if p.Config, err = readConfig(config); err != nil {

@@ -276,3 +276,32 @@ func (v *verification) contract(ctx context.Context) error {
 	}
 	return nil
 }
+
+// Describe starts a program just to ask what it is.
+func Describe(ctx context.Context, p Program) (*pluginv1.DescribeResponse, error) {
+	path, err := filepath.Abs(p.Path)
+	if err != nil {
+		return nil, err
+	}
+	p.Path = path
+	if err := pluginhost.CheckProgram(path); err != nil {
+		return nil, err
+	}
+	b, err := newBench()
+	if err != nil {
+		return nil, err
+	}
+	defer b.close()
+	s, err := b.start(p, "plugin")
+	if err != nil {
+		return nil, fmt.Errorf("start %s: %w", path, err)
+	}
+	defer s.kill()
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	d, err := s.rpc.Describe(ctx, &pluginv1.DescribeRequest{})
+	if err != nil {
+		return nil, s.proc.explain(fmt.Errorf("describe %s: %s", path, status.Convert(err).Message()))
+	}
+	return d, nil
+}

@@ -119,3 +119,8 @@ func (c *Client) Logs(ctx context.Context, name string, tail int64, follow bool)
 func (c *Client) ListWatch() cache.ListerWatcher {
 	return cache.NewListWatchFromClient(c.rest, resource, metav1.NamespaceAll, fields.Everything())
 }
+
+// Delete removes a plugin, whose process then ends in good order.
+func (c *Client) Delete(ctx context.Context, name string) error {
+	return c.rest.Delete().Resource(resource).Name(name).Do(ctx).Error()
+}

@@ -1,0 +1,164 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/util/workqueue"
+
+	"keelson.dev/keelson/plugins/kit"
+)
+
+// scheduler is one activation of the plugin.
+type scheduler struct {
+	env    *kit.Env
+	config Config
+	client kubernetes.Interface // nil: there is no API (in tests of the contract)
+	queue  workqueue.TypedRateLimitingInterface[string]
+	// bound are pods that were given a node and whose event has not come yet; of the
+	// goroutine of Start.
+	bound    map[string]*corev1.Pod
+	bindings *prometheus.CounterVec
+}
+
+// newScheduler checks the configuration and allocates. It starts nothing: another
+// process of this plugin may be at work.
+func newScheduler(env *kit.Env) (*scheduler, error) {
+	s := &scheduler{env: env, bound: map[string]*corev1.Pod{}, bindings: prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "keelson_scheduler_bindings_total", Help: "Bindings of pods to nodes, by result.",
+	}, []string{"result"})}
+	if err := env.LoadConfig(&s.config); err != nil {
+		return nil, err
+	}
+	if err := env.Metrics.Register(s.bindings); err != nil {
+		return nil, err
+	}
+	if env.RESTConfig == nil {
+		return s, nil
+	}
+	var err error
+	s.client, err = env.Clientset()
+	return s, err
+}
+
+// Start schedules until ctx ends.
+func (s *scheduler) Start(ctx context.Context) error {
+	if s.client == nil {
+		s.env.Health.SetReady()
+		<-ctx.Done()
+		return nil
+	}
+	s.queue = workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[string]())
+	stop := context.AfterFunc(ctx, s.queue.ShutDown)
+	defer stop()
+	factory := informers.NewSharedInformerFactory(s.client, 0)
+	defer factory.Shutdown()
+	core := factory.Core().V1()
+	pods, nodes := core.Pods(), core.Nodes()
+	add := func(obj any) {
+		if pod, ok := obj.(*corev1.Pod); ok && s.waits(pod) {
+			s.queue.Add(pod.Namespace + "/" + pod.Name)
+		}
+	}
+	if _, err := pods.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{AddFunc: add, UpdateFunc: func(_, obj any) { add(obj) }}); err != nil {
+		return fmt.Errorf("watch pods: %w", err)
+	}
+	nodes.Informer()
+	factory.StartWithContext(ctx)
+	s.env.Health.SetStarting("Waiting for the lists of pods and nodes")
+	factory.WaitForCacheSync(ctx.Done())
+	if ctx.Err() != nil {
+		return nil
+	}
+	s.env.Health.SetReady()
+	s.env.Log.Info("Scheduling", "schedulerName", s.config.SchedulerName)
+	for {
+		key, ended := s.queue.Get()
+		if ended {
+			return nil
+		}
+		if err := s.schedule(ctx, key, pods.Informer().GetStore(), nodes.Informer().GetStore()); err != nil {
+			s.env.Log.Info("Pod has no node yet", "pod", key, "reason", err.Error())
+			s.queue.AddRateLimited(key)
+		} else {
+			s.queue.Forget(key)
+		}
+		s.queue.Done(key)
+	}
+}
+
+// waits says whether a pod is ours and has no node yet.
+func (s *scheduler) waits(pod *corev1.Pod) bool {
+	return pod.Spec.NodeName == "" && pod.DeletionTimestamp == nil && pod.Spec.SchedulerName == s.config.SchedulerName && len(pod.Spec.SchedulingGates) == 0
+}
+
+// schedule gives one pod a node. The error says why it has none, and is tried again.
+func (s *scheduler) schedule(ctx context.Context, key string, pods, nodes cache.Store) error {
+	obj, ok, err := pods.GetByKey(key)
+	if err != nil || !ok {
+		return err
+	}
+	pod := obj.(*corev1.Pod)
+	if !s.waits(pod) || s.bound[string(pod.UID)] != nil {
+		return nil
+	}
+	var all []*corev1.Node
+	for _, n := range nodes.List() {
+		all = append(all, n.(*corev1.Node))
+	}
+	node, why := choose(pod, all, s.placed(pods))
+	if node == "" {
+		return fmt.Errorf("no node fits: %s", why)
+	}
+	err = s.client.CoreV1().Pods(pod.Namespace).Bind(ctx, &corev1.Binding{
+		ObjectMeta: metav1.ObjectMeta{Name: pod.Name, Namespace: pod.Namespace, UID: pod.UID},
+		Target:     corev1.ObjectReference{Kind: "Node", Name: node},
+	}, metav1.CreateOptions{FieldManager: name})
+	switch {
+	case apierrors.IsNotFound(err) || apierrors.IsConflict(err): // gone, or it has a node by now
+		return nil
+	case err != nil:
+		s.bindings.WithLabelValues("error").Inc()
+		return fmt.Errorf("bind pod %s to node %s: %w", key, node, err)
+	}
+	s.bindings.WithLabelValues("success").Inc()
+	there := pod.DeepCopy()
+	there.Spec.NodeName = node
+	s.bound[string(pod.UID)] = there
+	s.env.Log.Info("Bound a pod", "pod", key, "node", node)
+	return nil
+}
+
+// placed are the pods that have a node, those included of which the cache does not know
+// it yet: else one node would get too many.
+func (s *scheduler) placed(pods cache.Store) []*corev1.Pod {
+	var out []*corev1.Pod
+	seen := map[string]bool{}
+	for _, obj := range pods.List() {
+		pod := obj.(*corev1.Pod)
+		if pod.Spec.NodeName != "" {
+			out = append(out, pod)
+			delete(s.bound, string(pod.UID))
+		}
+		seen[string(pod.UID)] = true
+	}
+	for uid, pod := range s.bound {
+		if seen[uid] {
+			out = append(out, pod)
+		} else {
+			delete(s.bound, uid) // deleted meanwhile
+		}
+	}
+	return out
+}
+
+var (
+	_ kit.Runner = (*scheduler)(nil)
+)
