@@ -27,6 +27,7 @@ import (
 	"keelson.dev/keelson/core/podsecurity"
 	registryadmission "keelson.dev/keelson/core/registry/admission"
 	"keelson.dev/keelson/core/registry/admissionregistration"
+	"keelson.dev/keelson/core/review"
 )
 
 // admissionPlugin is a place in the order of admission plugins.
@@ -81,8 +82,10 @@ var admissionOrder = []admissionPlugin{
 	{"PodResizeValidator", true},
 	{mutatingpolicy.PluginName, true},
 	{mutatingwebhook.PluginName, true},
+	{review.MutatingPluginName, true},
 	{validatingpolicy.PluginName, true},
 	{validatingwebhook.PluginName, true},
+	{review.ValidatingPluginName, true},
 	{"ResourceQuota", true},
 	{"AlwaysDeny", false},
 }
@@ -99,6 +102,7 @@ func (s *Server) registerAdmission(plugins *admission.Plugins) {
 	auth.RegisterNodeRestriction(plugins, nodes)
 	podsecurity.Register(plugins)
 	s.late.register(plugins)
+	s.asked.register(plugins)
 }
 
 // admit builds the admission chain.

@@ -19,6 +19,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"keelson.dev/keelson/core/auth"
+	"keelson.dev/keelson/core/review"
 )
 
 // rights is all by which the server decides who may do what.
@@ -30,12 +31,13 @@ type rights struct {
 	abac     *auth.ABAC // nil without a policy file
 	loopback *rest.Config
 	file     *followedFile // nil without --authorization-config
+	reviews  *review.Set
 }
 
 // newRights reads what the options name. What it begins ends with ctx.
 func newRights(ctx context.Context, c *Config, rbac *auth.RBAC, loopback *rest.Config) (*rights, error) {
 	o := &c.Options.Authorization
-	r := &rights{Chain: auth.NewChain(), rbac: rbac, nodes: &nodeObjects{}, loopback: loopback}
+	r := &rights{Chain: auth.NewChain(), rbac: rbac, nodes: &nodeObjects{}, loopback: loopback, reviews: c.reviews}
 	r.node = auth.NewNode(ctx, r.nodes)
 	if o.PolicyFile != "" {
 		content, err := os.ReadFile(o.PolicyFile)
@@ -81,6 +83,8 @@ func (r *rights) use(config *apiserver.AuthorizationConfiguration) error {
 				return fmt.Errorf("authorizer %s: no policies: name a file with --authorization-policy-file", a.Name)
 			}
 			list = append(list, r.abac)
+		case "Plugin":
+			list = append(list, r.reviews.Authorizer())
 		case "AlwaysAllow":
 			list = append(list, authorizerfactory.NewAlwaysAllowAuthorizer())
 		case "AlwaysDeny":

@@ -14,6 +14,7 @@ import (
 	"keelson.dev/keelson/core/backup"
 	"keelson.dev/keelson/core/pki"
 	"keelson.dev/keelson/core/registry"
+	"keelson.dev/keelson/core/review"
 )
 
 // PortRange is a range of ports, both ends included.
@@ -52,11 +53,16 @@ type Config struct {
 	// Plugins acts on the processes behind Plugin objects. Without it their log
 	// and restart subresources answer 503.
 	Plugins registry.PluginOperator
+	// ReviewDir is where the server keeps what plugins of the kinds admission and
+	// authorization asked for, see package review. Default: it keeps nothing, and
+	// they are asked from their first start on.
+	ReviewDir string
 	// Options are the operator's choices. Default: NewOptions.
 	Options *Options
 
 	// now is the clock of identities, of tests. Nil: the machine's.
 	now       func() time.Time
+	reviews   *review.Set
 	plainPath bool // for tests: without the fast path, whose oracle this is
 }
 

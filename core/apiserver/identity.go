@@ -144,6 +144,7 @@ func (id *identity) openTokens(ctx context.Context, c *Config, objects auth.Obje
 		}
 		list = append(list, cache.New(hook, false, o.Webhook.CacheTTL, o.Webhook.CacheTTL))
 	}
+	list = append(list, c.reviews.Authenticator(audiences))
 	id.token = list[0]
 	if len(list) > 1 {
 		id.token = tokenunion.New(list...)

@@ -12,13 +12,13 @@ import (
 )
 
 // authorizationModes are those of --authorization-mode.
-var authorizationModes = []string{"Node", "RBAC", "ABAC", "Webhook", "AlwaysAllow", "AlwaysDeny"}
+var authorizationModes = []string{"Node", "RBAC", "ABAC", "Webhook", "Plugin", "AlwaysAllow", "AlwaysDeny"}
 
 // AuthorizationOptions say who may do what. Members of system:masters may do
 // everything, whatever is chosen.
 type AuthorizationOptions struct {
 	// Modes are asked in order; the first that allows or denies decides. Default
-	// Node, RBAC.
+	// Node, RBAC, Plugin: the last are plugins of kind authorization.
 	Modes []string
 	// ConfigFile is an AuthorizationConfiguration (apiserver.config.k8s.io) instead
 	// of Modes, read anew when it changes. Default none.
@@ -42,7 +42,7 @@ type AccessWebhookOptions struct {
 
 func newAuthorizationOptions() AuthorizationOptions {
 	return AuthorizationOptions{
-		Modes:   []string{"Node", "RBAC"},
+		Modes:   []string{"Node", "RBAC", "Plugin"},
 		Webhook: AccessWebhookOptions{Version: "v1beta1", AuthorizedTTL: 5 * time.Minute, UnauthorizedTTL: 30 * time.Second},
 	}
 }

@@ -24,6 +24,7 @@ import (
 	"keelson.dev/keelson/core/auth"
 	"keelson.dev/keelson/core/pki"
 	"keelson.dev/keelson/core/registry"
+	"keelson.dev/keelson/core/review"
 )
 
 const (
@@ -54,6 +55,7 @@ type Server struct {
 	factory  informers.SharedInformerFactory
 	services *serviceResolver
 	late     lateAdmission
+	asked    askedAdmission
 	mapper   *kindMapper
 	fast     fastPath
 
@@ -78,10 +80,16 @@ func New(c Config) (*Server, error) {
 	}
 	s := &Server{config: c, listener: ln, rbac: auth.NewRBAC(), storage: &storageOptions{db: c.DB, all: map[string]storage.Interface{}},
 		services: &serviceResolver{}, ready: make(chan struct{})}
+	if s.config.reviews, err = review.New(c.Log, c.ReviewDir); err != nil {
+		ln.Close()
+		return nil, fmt.Errorf("API server: %w", err)
+	}
+	s.asked.server = s
 	var lifetime context.Context
 	lifetime, s.end = context.WithCancel(context.Background())
 	if err := s.assemble(lifetime); err != nil {
 		s.end()
+		s.config.reviews.Close()
 		ln.Close()
 		return nil, fmt.Errorf("API server: %w", err)
 	}
@@ -91,11 +99,15 @@ func New(c Config) (*Server, error) {
 // Close gives the port back if Start is never called.
 func (s *Server) Close() error {
 	s.end()
+	s.config.reviews.Close()
 	return s.listener.Close()
 }
 
 // Address is where the server listens.
 func (s *Server) Address() net.Addr { return s.listener.Addr() }
+
+// Reviews is the plugins that the server asks. It takes them from New on.
+func (s *Server) Reviews() *review.Set { return s.config.reviews }
 
 // LoopbackConfig is for clients in this process: it may do everything. Copy it
 // before changing it.
@@ -264,6 +276,7 @@ func (s *Server) Start(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer s.rights.node.Wait()
+	defer s.config.reviews.Close()
 	defer s.end()
 	waitRBAC, err := s.rbac.Watch(s.factory)
 	if err != nil {
@@ -280,6 +293,9 @@ func (s *Server) Start(ctx context.Context) error {
 		return fmt.Errorf("API server: %w", err)
 	}
 	defer s.late.wait()
+	if err := s.config.reviews.Begin(s.asked.enable); err != nil {
+		return fmt.Errorf("API server: %w", err)
+	}
 	prepared := s.aggregator.GenericAPIServer.PrepareRun() // the aggregator's own would make OpenAPI documents at once
 	var g errgroup.Group
 	run := func(f func(context.Context) error) {

@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/util/retry"
 
 	"keelson.dev/keelson/core/pluginhost"
+	"keelson.dev/keelson/core/review"
 	"keelson.dev/keelson/proto/api/v1alpha1"
 	"keelson.dev/keelson/proto/api/v1alpha1/client"
 )
@@ -26,6 +27,10 @@ import (
 type pluginSync struct {
 	// before, if there is one, is asked before Plugin objects are read; false: they must not be.
 	before func(context.Context) bool
+
+	// reviews, on a server, are the plugins that its API server asks; runDir has their sockets.
+	reviews *review.Set
+	runDir  string
 
 	log    *slog.Logger
 	api    *client.Client
@@ -53,6 +58,7 @@ func newPluginSync(log *slog.Logger, node string, server bool, builtins []Builti
 
 // onStatus is the plugin host's OnStatus.
 func (s *pluginSync) onStatus(name string, status pluginhost.Status) {
+	s.tell(name, status)
 	s.mu.Lock()
 	s.changed[name] = status
 	s.mu.Unlock()
@@ -102,6 +108,7 @@ func (s *pluginSync) follow(ctx context.Context) {
 			UpdateFunc: func(_, obj any) { s.ensure(obj.(*v1alpha1.Plugin)) },
 			DeleteFunc: func(obj any) {
 				if key, err := cache.DeletionHandlingMetaNamespaceKeyFunc(obj); err == nil {
+					s.unwanted(key)
 					s.host.Remove(key)
 				}
 			},
@@ -111,6 +118,7 @@ func (s *pluginSync) follow(ctx context.Context) {
 }
 
 func (s *pluginSync) ensure(p *v1alpha1.Plugin) {
+	s.wanted(p, s.runsHere(p))
 	if !s.runsHere(p) {
 		s.host.Remove(p.Name)
 		return
@@ -151,6 +159,7 @@ func (s *pluginSync) report(ctx context.Context, write context.Context) {
 		s.changed = map[string]pluginhost.Status{}
 		s.mu.Unlock()
 		for _, name := range slices.Sorted(maps.Keys(changed)) {
+			s.settle(ctx, name)
 			if err := s.write(write, name, changed[name]); err != nil && !apierrors.IsNotFound(err) {
 				s.log.Warn("Status of plugin not written", "plugin", name, "err", err)
 				s.again(ctx, name, changed[name])

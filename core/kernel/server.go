@@ -78,8 +78,8 @@ func RunServer(ctx context.Context, cfg Config) error {
 		Listen: cfg.Listen.String(), AdvertiseAddress: cfg.Node.Addresses[0], PKI: authority, DB: db, Log: cfg.Log,
 		ServiceCIDRs: cfg.ServiceCIDRs, NodePorts: apiserver.PortRange{Min: cfg.NodePorts.Min, Max: cfg.NodePorts.Max},
 		Domain: cfg.Domain, Plugins: operator{s}, Options: cfg.API,
-		EncryptionDir: filepath.Join(cfg.DataDir, EncryptionDir),
-		BackupFiles:   func() ([]*backup.File, error) { return backup.Files(cfg.DataDir) },
+		EncryptionDir: filepath.Join(cfg.DataDir, EncryptionDir), ReviewDir: filepath.Join(cfg.DataDir, "review"),
+		BackupFiles: func() ([]*backup.File, error) { return backup.Files(cfg.DataDir) },
 	})
 	if err == nil {
 		err = s.run(ctx, begin)
@@ -134,7 +134,7 @@ func (s *server) runPlugins(ctx context.Context, begin time.Time) error {
 			return auth.EnsurePluginRole(ctx, clientset, d.Name, d.Rules)
 		},
 	})
-	s.sync.host = s.host
+	s.sync.host, s.sync.reviews, s.sync.runDir = s.host, s.api.Reviews(), s.cfg.RunDir
 	if err := s.prepareCluster(ctx, clientset, url); err != nil {
 		return err
 	}
@@ -168,6 +168,9 @@ func (s *server) prepareCluster(ctx context.Context, clientset kubernetes.Interf
 		return err
 	}
 	if err := s.sync.createMissing(ctx, s.cfg.Builtins); err != nil {
+		return err
+	}
+	if err := s.sync.retain(ctx); err != nil {
 		return err
 	}
 	var err error

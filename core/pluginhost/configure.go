@@ -11,9 +11,6 @@ import (
 	pluginv1 "keelson.dev/keelson/proto/plugin/v1"
 )
 
-// socketKinds are the kinds that others call: they serve at RunDir/KIND.sock.
-var socketKinds = []string{"network", "runtime", "storage"}
-
 // describe asks what the plugin is.
 func (s *session) describe(ctx context.Context) (Description, error) {
 	var r *pluginv1.DescribeResponse
@@ -67,9 +64,7 @@ func (u *unit) configuration(spec Spec, d Description) (*pluginv1.ConfigureReque
 	for _, a := range cfg.Node.Addresses {
 		req.Node.Addresses = append(req.Node.Addresses, a.String())
 	}
-	if slices.Contains(socketKinds, d.Kind) {
-		req.Listen = u.host.socket(d.Kind)
-	}
+	req.Listen = Socket(cfg.RunDir, d.Kind, u.name)
 	for _, kind := range d.Requires {
 		if !slices.Contains(socketKinds, kind) {
 			return nil, final(fmt.Errorf("describe: requires %q, which is no kind with a socket (%s)", kind, strings.Join(socketKinds, ", ")))
