@@ -18,10 +18,10 @@ import (
 	authorizationv1 "keelson.dev/keelson/proto/authorization/v1"
 	"keelson.dev/keelson/proto/authorization/v1/authorizationtest"
 	"keelson.dev/keelson/proto/storage/v1/storagetest"
-	"keelson.dev/keelson/test/plugins/testdata/examples"
+	"keelson.dev/keelson/test/plugins/examples"
 )
 
-var buildExamples = sync.OnceValues(func() (string, error) { return build("examples", "./testdata/examples/cmd") })
+var buildExamples = sync.OnceValues(func() (string, error) { return build("examples", "./examples/cmd") })
 
 // exampleConfig is what the examples are configured with.
 var exampleConfig = map[string]string{

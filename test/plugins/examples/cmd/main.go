@@ -6,7 +6,7 @@ import (
 	"os"
 
 	"keelson.dev/keelson/plugins/kit"
-	"keelson.dev/keelson/test/plugins/testdata/examples"
+	"keelson.dev/keelson/test/plugins/examples"
 )
 
 func main() {
