@@ -15,9 +15,13 @@ import (
 	"keelson.dev/keelson/core/pluginverify"
 	"keelson.dev/keelson/core/version"
 	"keelson.dev/keelson/plugins/kit"
+	"keelson.dev/keelson/plugins/network/cni"
 )
 
 func main() {
+	if cni.Called(os.Args[0], os.Getenv) {
+		os.Exit(cni.Main(os.Args[0], os.Getenv, os.Stdin, os.Stdout))
+	}
 	// The kernel starts plugins this way; no command tree is built for them.
 	if len(os.Args) > 1 && os.Args[1] == pluginRunCommand {
 		runPlugin(os.Args[2:])

@@ -57,7 +57,9 @@ type File struct {
 	// below RUN_DIR or DATA_DIR.
 	Path string `json:"path"`
 	// Content of it (variables).
-	Content string `json:"content"`
+	Content string `json:"content,omitempty"`
+	// Link makes it a symbolic link to this absolute path instead (variables).
+	Link string `json:"link,omitempty"`
 	// Mode in octal digits; "0600" by default.
 	Mode string `json:"mode,omitempty"`
 }
@@ -99,8 +101,8 @@ const configSchema = `{
     "args": {"type": "array", "items": {"type": "string"}},
     "env": {"type": "object", "additionalProperties": {"type": "string"}},
     "files": {"type": "array", "items": {
-      "type": "object", "additionalProperties": false, "required": ["path", "content"],
-      "properties": {"path": {"type": "string"}, "content": {"type": "string"}, "mode": {"type": "string"}}}},
+      "type": "object", "additionalProperties": false, "required": ["path"],
+      "properties": {"path": {"type": "string"}, "content": {"type": "string"}, "link": {"type": "string"}, "mode": {"type": "string"}}}},
     "cgroups": {"type": "array", "items": {"type": "string"}},
     "workingDir": {"type": "string"},
     "user": {"type": "string"}, "group": {"type": "string"},
@@ -178,6 +180,9 @@ func (c *Config) Validate() field.ErrorList {
 		at := field.NewPath("files").Index(i)
 		if f.Path == "" {
 			errs = append(errs, field.Required(at.Child("path"), "name the file"))
+		}
+		if f.Link != "" && f.Content != "" {
+			fault(at.Child("link"), f.Link, "may not be set with content")
 		}
 		if !mode.MatchString(f.Mode) {
 			fault(at.Child("mode"), f.Mode, "must be three octal digits, such as 0640")

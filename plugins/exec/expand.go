@@ -3,6 +3,7 @@ package exec
 import (
 	"maps"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -39,11 +40,21 @@ func variables(env *kit.Env, files string) map[string]string {
 	return map[string]string{
 		"PLUGIN_NAME": env.Name, "KUBECONFIG": filepath.Join(files, kubeconfigFile), "API_SERVER": env.API.Server,
 		"API_CA": filepath.Join(files, caFile), "CLIENT_CERT": filepath.Join(files, clientFile),
-		"DATA_DIR": env.DataDir, "RUN_DIR": env.RunDir, "FILES_DIR": files, "LISTEN": env.Listen,
-		"NODE_NAME": env.Node.Name, "NODE_IP": first(env.Node.Addresses), "KUBELET_PORT": strconv.Itoa(env.Node.KubeletPort),
+		"DATA_DIR": env.DataDir, "RUN_DIR": env.RunDir, "FILES_DIR": files, "LISTEN": env.Listen, "KEELSON": executable(),
+		"NETWORK_SOCKET": env.Endpoints["network"],
+		"NODE_NAME":      env.Node.Name, "NODE_IP": first(env.Node.Addresses), "KUBELET_PORT": strconv.Itoa(env.Node.KubeletPort),
 		"CLUSTER_DNS": dns, "CLUSTER_DOMAIN": env.Cluster.Domain,
 		"SERVICE_CIDR": networks(env.Cluster.ServiceCIDRs), "POD_CIDR": networks(env.Cluster.PodCIDRs),
 	}
+}
+
+// executable is the binary that this plugin is in.
+func executable() string {
+	path, err := os.Executable()
+	if err != nil {
+		return ""
+	}
+	return path
 }
 
 // names are the variables that there are.
@@ -74,6 +85,7 @@ func (c *Config) texts(visit func(at *field.Path, text *string)) {
 	for i := range c.Files {
 		visit(field.NewPath("files").Index(i).Child("path"), &c.Files[i].Path)
 		visit(field.NewPath("files").Index(i).Child("content"), &c.Files[i].Content)
+		visit(field.NewPath("files").Index(i).Child("link"), &c.Files[i].Link)
 	}
 	health := field.NewPath("health")
 	visit(health.Child("http"), &c.Health.HTTP)

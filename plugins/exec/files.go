@@ -92,7 +92,9 @@ func (s *Server) prepare() error {
 		if err == nil {
 			err = os.MkdirAll(filepath.Dir(path), 0o700)
 		}
-		if err == nil {
+		if err == nil && f.Link != "" {
+			err = link(f.Link, path)
+		} else if err == nil {
 			err = s.write(path, []byte(f.Content), fs.FileMode(bits))
 		}
 		if err != nil {
@@ -120,6 +122,15 @@ func (s *Server) prepare() error {
 		}
 	}
 	return nil
+}
+
+// link makes a symbolic link, in place of one that is there.
+func link(to, path string) error {
+	temp := path + ".new"
+	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return errors.Join(os.Symlink(to, temp), os.Rename(temp, path))
 }
 
 // writeCredentials writes a kubeconfig that names files, since clients of client-go look

@@ -10,6 +10,7 @@ var Plugin = kit.Plugin{
 	Generic:      true,
 	Description:  "A program of the node, run as a plugin",
 	Scope:        kit.ScopeCluster,
+	Requires:     []string{"network"}, // a runtime's CNI executable is told the socket; none is called by exec
 	ConfigSchema: configSchema,
 	New:          func(env *kit.Env) (kit.Runner, error) { return New(env) },
 }

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -59,6 +61,10 @@ func (p *pleg) run(ctx context.Context) error {
 	}
 }
 
+// noEvents is how long a runtime is believed that says it has no event stream
+// (containerd 1.6): another one may have taken its place.
+const noEvents = 30 * time.Second
+
 // stream follows the runtime's events until ctx ends, and opens the stream anew whenever it breaks.
 func (p *pleg) stream(ctx context.Context) {
 	try := retry{first: 50 * time.Millisecond, last: time.Second}
@@ -72,7 +78,12 @@ func (p *pleg) stream(ctx context.Context) {
 			p.k.log.Debug("Container events broke off", "err", err)
 		}
 		try.failed(time.Now())
-		if !sleep(ctx, try.delay) {
+		wait := try.delay
+		if status.Code(err) == codes.Unimplemented {
+			p.k.log.Info("The runtime has no container events: it is listed each second", "runtime", p.k.runtimeInfo.Load().GetRuntimeName())
+			wait = noEvents
+		}
+		if !sleep(ctx, wait) {
 			return
 		}
 	}
@@ -80,7 +91,11 @@ func (p *pleg) stream(ctx context.Context) {
 
 func (p *pleg) follow(ctx context.Context, stream runtimeapi.RuntimeService_GetContainerEventsClient, try *retry) error {
 	// The header tells that the runtime has the stream; one that does not know the call answers with an error.
-	if _, err := stream.Header(); err != nil {
+	header, err := stream.Header()
+	if err == nil && header == nil { // it has ended without one
+		_, err = stream.Recv()
+	}
+	if err != nil {
 		return err
 	}
 	try.reset()
