@@ -31,7 +31,8 @@ build: ## Build bin/keelson
 	go build -ldflags '$(LDFLAGS)' -o $(BIN) ./cli
 
 .PHONY: test
-test: setup build ## Set up this machine and pass all tests, end-to-end included (root)
+test: build ## Set up this machine and pass all tests, end-to-end included (root)
+	scripts/setup test
 	scripts/test all
 
 .PHONY: unit
