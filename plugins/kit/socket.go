@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -87,7 +88,7 @@ func CallAgain(adjust func(req any, passed time.Duration)) grpc.DialOption {
 				adjust(req, time.Since(last))
 				last = time.Now()
 			}
-			err = invoke(ctx, method, req, reply, conn, append(options[:len(options):len(options)], grpc.WaitForReady(true))...)
+			err = invoke(ctx, method, req, reply, conn, append(slices.Clip(options), grpc.WaitForReady(true))...)
 		}
 		return err
 	})

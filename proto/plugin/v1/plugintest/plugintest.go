@@ -29,6 +29,9 @@ type Subject struct {
 	Client pluginv1.PluginServiceClient
 	// Exited gets the status of the process, once, when it ends.
 	Exited <-chan int
+	// Acts counts what the plugin has done so far, of a kind that an active one does
+	// again and again; nil: nobody counts.
+	Acts func() int64
 }
 
 // Options say what the suite cannot know.
@@ -72,6 +75,11 @@ func Run(t *testing.T, o Options) {
 		{"ActivateTwice", true, activateTwice},
 		{"DeactivateInactive", true, deactivateInactive},
 		{"DeactivateAndActivateAgain", true, deactivateActivate},
+		{"StandbyAfterConfigure", true, standbyAfterConfigure},
+		{"ManyActivations", true, manyActivations},
+		{"NoActWhileInactive", true, noActWhileInactive},
+		{"ConfigureBetweenActivations", true, configureBetween},
+		{"ShadowOrNone", true, shadowOrNone},
 		{"RenewUnconfigured", false, renewUnconfigured},
 		{"RenewRefusesBadPairs", false, renewBad},
 		{"RenewInStandby", true, renewStandby},
@@ -208,8 +216,107 @@ func deactivateActivate(t *testing.T, r *run) {
 		r.running(t)
 		r.deactivate(t)
 		r.deactivate(t)
-		r.waitState(t, r.health(t), pluginv1.State_STATE_STANDBY)
+		r.waitStandby(t, r.health(t))
 	}
+}
+
+// standbyAfterConfigure: a configured plugin gets warm and says so, activated or not.
+func standbyAfterConfigure(t *testing.T, r *run) {
+	r.configure(t)
+	stream := r.health(t)
+	r.waitStandby(t, stream)
+	r.activate(t)
+	r.waitActive(t, stream)
+}
+
+// manyActivations is a plugin between which and another one swaps go to and fro.
+func manyActivations(t *testing.T, r *run) {
+	r.configure(t)
+	stream := r.health(t)
+	for range activations {
+		r.activate(t)
+		r.waitActive(t, stream)
+		r.waitActs(t)
+		r.deactivate(t)
+		r.waitStandby(t, stream)
+	}
+}
+
+// activations is how often manyActivations goes to and fro.
+const activations = 20
+
+// noActWhileInactive: neither before the first activation nor from the answer of a
+// deactivation on does it act.
+func noActWhileInactive(t *testing.T, r *run) {
+	r.configure(t)
+	if r.Acts != nil && r.Acts() != 0 {
+		t.Errorf("acts before the first activation: got %d, want none", r.Acts())
+	}
+	for range 3 {
+		r.activate(t)
+		r.running(t)
+		r.waitActs(t)
+		r.deactivate(t)
+		if r.Acts == nil {
+			continue
+		}
+		before := r.Acts()
+		r.waitStandby(t, r.health(t))
+		for range 50 {
+			r.describe(t)
+		}
+		if after := r.Acts(); after != before {
+			t.Errorf("acts after a deactivation: got %d, want none", after-before)
+		}
+	}
+}
+
+// configureBetween: a deactivated plugin takes another configuration.
+func configureBetween(t *testing.T, r *run) {
+	for range 3 {
+		r.configure(t)
+		r.activate(t)
+		r.running(t)
+		r.deactivate(t)
+	}
+}
+
+// shadowOrNone: a plugin without a shadow mode says so and stays as it was.
+func shadowOrNone(t *testing.T, r *run) {
+	r.configure(t)
+	_, err := r.Client.Activate(r.ctx, &pluginv1.ActivateRequest{Mode: pluginv1.Mode_MODE_SHADOW})
+	if err != nil {
+		wantCode(t, "Activate as a shadow", err, codes.Unimplemented)
+	}
+	r.deactivate(t)
+	r.activate(t)
+	r.running(t)
+}
+
+// waitActs waits until the plugin does something.
+func (r *run) waitActs(t *testing.T) {
+	t.Helper()
+	if r.Acts == nil {
+		return
+	}
+	before := r.Acts()
+	for deadline := time.Now().Add(patience); r.Acts() == before; {
+		if time.Now().After(deadline) {
+			t.Fatalf("the active plugin did nothing for %s", patience)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// waitStandby waits for STANDBY. One that lacks what the test does not have (an API
+// server) may be cold for ever.
+func (r *run) waitStandby(t *testing.T, stream healthStream) {
+	t.Helper()
+	states := []pluginv1.State{pluginv1.State_STATE_STANDBY}
+	if !r.Ready {
+		states = append(states, pluginv1.State_STATE_STARTING)
+	}
+	r.waitState(t, stream, states...)
 }
 
 func healthStandby(t *testing.T, r *run) {
@@ -229,7 +336,7 @@ func healthFollows(t *testing.T, r *run) {
 	r.activate(t)
 	r.waitActive(t, stream)
 	r.deactivate(t)
-	r.waitState(t, stream, pluginv1.State_STATE_STANDBY)
+	r.waitStandby(t, stream)
 }
 
 func healthMany(t *testing.T, r *run) {
