@@ -14,7 +14,8 @@ import (
 // priority and fairness, limits), so whatever is configured there applies. What
 // it is not sure of goes on to the plain path, which stays as its oracle.
 type fastPath struct {
-	routes map[fastRoute]fastHandler // set before anything is served
+	routes  map[fastRoute]fastHandler // set before anything is served
+	patches patchCounts
 }
 
 // fastHandler serves the requests of a route.

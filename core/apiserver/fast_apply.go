@@ -38,6 +38,7 @@ func (p *fastPatch) applied(old runtime.Object, exists bool, manager string) (ru
 	if m, ok := old.(metav1.Object); ok && exists && p.same != nil {
 		same = sameApply{m.GetUID(), m.GetResourceVersion(), p.r.URL.Path, p.r.URL.RawQuery, manager, sha256.Sum256(p.body.data)}
 		if _, known := p.same.Get(same); known {
+			p.counts.repeated.Add(1)
 			return old.DeepCopyObject(), true
 		}
 	}
@@ -51,6 +52,7 @@ func (p *fastPatch) applied(old runtime.Object, exists bool, manager string) (ru
 	}
 	if !exists && !nulls {
 		if obj, ok := p.appliedNew(config, manager); ok {
+			p.counts.created.Add(1)
 			return obj, true
 		}
 	}
@@ -63,6 +65,9 @@ func (p *fastPatch) applied(old runtime.Object, exists bool, manager string) (ru
 		return nil, false
 	}
 	obj, err := p.scope.FieldManager.Apply(old, config, manager, options.Force != nil && *options.Force)
+	if err == nil {
+		p.counts.applied.Add(1)
+	}
 	if err == nil && same.uid != "" && same.revision != "" && equalObjects(obj, old) {
 		p.same.Add(same, nil)
 	}

@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -16,6 +17,7 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/rest"
 	kjson "sigs.k8s.io/json"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 )
 
 // fastPatch applies the patch of one request with less work than the handler:
@@ -49,7 +51,7 @@ func (w *fastWrite) takePatch(r *http.Request) *fastPatch {
 	content, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";")
 	p := &fastPatch{fastWrite: w, kind: types.PatchType(content), r: r}
 	switch p.kind {
-	case types.StrategicMergePatchType, types.ApplyYAMLPatchType:
+	case types.StrategicMergePatchType, types.MergePatchType, types.ApplyYAMLPatchType:
 	default:
 		return nil
 	}
@@ -60,6 +62,14 @@ func (w *fastWrite) takePatch(r *http.Request) *fastPatch {
 
 // patched makes the new object of an old one; it is false if the handler has to.
 func (p *fastPatch) patched(ctx context.Context, name string, old runtime.Object, options *metav1.UpdateOptions) (runtime.Object, bool) {
+	obj, ok := p.make(ctx, name, old, options)
+	if !ok {
+		p.counts.left.Add(1)
+	}
+	return obj, ok
+}
+
+func (p *fastPatch) make(ctx context.Context, name string, old runtime.Object, options *metav1.UpdateOptions) (runtime.Object, bool) {
 	was, err := meta.Accessor(old)
 	if err != nil {
 		return nil, false
@@ -84,14 +94,15 @@ func (p *fastPatch) patched(ctx context.Context, name string, old runtime.Object
 	return obj, rest.EnsureObjectNamespaceMatchesRequestNamespace(rest.ExpectedNamespaceForResource(request.NamespaceValue(ctx), p.scope.Resource), m) == nil
 }
 
-// merged applies a strategic merge patch.
+// merged applies a strategic merge patch or a merge patch.
 func (p *fastPatch) merged(old runtime.Object, manager string) (runtime.Object, bool) {
 	var patch map[string]any
 	if strict, err := kjson.UnmarshalStrict(p.body.data, &patch); err != nil || len(strict) > 0 {
 		return nil, false
 	}
+	strategic := p.kind == types.StrategicMergePatchType
 	named, ok := p.parts.named(patch)
-	if !ok || reflect.TypeOf(old) != reflect.PointerTo(p.parts.of) {
+	if !ok || !strategic && (patch == nil || !plainMerge(patch)) || reflect.TypeOf(old) != reflect.PointerTo(p.parts.of) {
 		return nil, false
 	}
 	part, changed := reflect.New(p.parts.of), reflect.New(p.parts.of)
@@ -102,7 +113,11 @@ func (p *fastPatch) merged(old runtime.Object, manager string) (runtime.Object, 
 	if err != nil {
 		return nil, false
 	}
-	fields, err = strategicpatch.StrategicMergeMapPatch(fields, patch, p.parts.sample)
+	if strategic {
+		fields, err = strategicpatch.StrategicMergeMapPatch(fields, patch, p.parts.sample)
+	} else {
+		mergeJSON(fields, patch)
+	}
 	if err != nil {
 		return nil, false
 	}
@@ -119,7 +134,37 @@ func (p *fastPatch) merged(old runtime.Object, manager string) (runtime.Object, 
 	if manager == "" {
 		manager = managerOf(p.userAgent)
 	}
+	p.counts.merged.Add(1)
+	if p.ownUpdated(old, obj, manager) {
+		p.counts.fields.Add(1)
+		return obj, true
+	}
 	return p.scope.FieldManager.UpdateNoErrors(old, obj, manager), true
+}
+
+// ownUpdated notes who changed an object, which is false if the field manager has to.
+func (p *fastPatch) ownUpdated(old, obj runtime.Object, manager string) bool {
+	was, ok := old.(metav1.Object)
+	is, ok2 := obj.(metav1.Object)
+	if !ok || !ok2 || manager == "" || !utf8.ValidString(manager) || len(was.GetManagedFields()) == 0 {
+		return false
+	}
+	version := p.scope.Kind.GroupVersion()
+	before, err := p.scope.UnsafeConvertor.ConvertToVersion(old, version)
+	if err != nil {
+		return false
+	}
+	after, err := p.scope.UnsafeConvertor.ConvertToVersion(obj, version)
+	if err != nil {
+		return false
+	}
+	entries, ok := p.typer.Updated(before, after, was.GetManagedFields(), metav1.ManagedFieldsEntry{
+		Manager: manager, Operation: metav1.ManagedFieldsOperationUpdate, APIVersion: version.String(), Subresource: p.scope.Subresource,
+	}, p.resets[fieldpath.APIVersion(version.String())])
+	if ok {
+		is.SetManagedFields(entries)
+	}
+	return ok
 }
 
 // defaulted sets the defaults of an object's version, and makes it of the hub's.

@@ -46,6 +46,7 @@ type fastBuilder struct {
 	typer   *ownedfields.Converter
 	routes  map[fastRoute]fastHandler
 	same    *lru.Cache
+	counts  *patchCounts
 }
 
 // enableFastPath fills the routes once the kinds are installed.
@@ -53,7 +54,7 @@ func (s *Server) enableFastPath(generic *genericapiserver.GenericAPIServer, gc *
 	if s.config.plainPath {
 		return nil
 	}
-	b := &fastBuilder{generic: generic, config: gc, routes: map[fastRoute]fastHandler{}, same: lru.New(appliedSame)}
+	b := &fastBuilder{generic: generic, config: gc, routes: map[fastRoute]fastHandler{}, same: lru.New(appliedSame), counts: &s.fast.patches}
 	var sample []runtime.Object
 	for _, g := range groups {
 		for _, gv := range g.PrioritizedVersions {
@@ -96,7 +97,7 @@ func (b *fastBuilder) add(g *genericapiserver.APIGroupInfo, gv schema.GroupVersi
 		namespaced = scoper.NamespaceScoped()
 	}
 	scope.Namer = handlers.ContextBasedNaming{Namer: runtime.Namer(meta.NewAccessor()), ClusterScoped: !namespaced}
-	writes := &fastWrites{scope: scope, admit: b.config.AdmissionControl, handlerScope: scope, typer: b.typer, resets: resetFilters(st), same: b.same}
+	writes := &fastWrites{scope: scope, admit: b.config.AdmissionControl, handlerScope: scope, typer: b.typer, resets: resetFilters(st), same: b.same, counts: b.counts}
 	if sample, err := scope.Creater.New(scope.Kind); err == nil {
 		writes.parts = newObjectParts(st, sample)
 	}

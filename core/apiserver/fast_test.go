@@ -1,23 +1,17 @@
 package apiserver
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"net/http/httptest"
-	"regexp"
 	"slices"
-	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/endpoints/request"
-	"k8s.io/client-go/kubernetes/scheme"
-	"k8s.io/client-go/rest"
 
 	"keelson.dev/keelson/core/registry"
 )
@@ -82,136 +76,6 @@ func TestFastFind(t *testing.T) {
 			}
 		})
 	}
-}
-
-// twins are two servers, one without the fast path, that get the same requests.
-type twins struct {
-	fast, plain *http.Client
-	addr        [2]string
-}
-
-// differing are what two servers may say differently.
-var differing = []struct {
-	what *regexp.Regexp
-	with string
-}{
-	{regexp.MustCompile(`"(uid|resourceVersion|continue)":"[^"]*"`), `"$1":"X"`},
-	{regexp.MustCompile(`"(creationTimestamp|deletionTimestamp|time|lastTransitionTime)":"[^"]*"`), `"$1":"T"`},
-	{regexp.MustCompile(`"[0-9]+(s|m|m[0-9]+s)"`), `"AGE"`}, // of tables
-	{regexp.MustCompile(`kube-api-access-[a-z0-9]{5}`), "kube-api-access-R"},
-	{regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`), "U"},
-}
-
-// twinAnswer is what is compared.
-type twinAnswer struct {
-	status  int
-	headers string
-	body    string
-}
-
-func (a twinAnswer) String() string { return fmt.Sprintf("%d\n%s\n%s", a.status, a.headers, a.body) }
-
-func (w *twins) send(t *testing.T, c *http.Client, addr, method, path, contentType, accept string, body []byte) twinAnswer {
-	t.Helper()
-	r, err := http.NewRequestWithContext(t.Context(), method, "https://"+addr+path, bytes.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.Header.Set("User-Agent", "twins/1 (test)")
-	if contentType != "" {
-		r.Header.Set("Content-Type", contentType)
-	}
-	if accept != "" {
-		r.Header.Set("Accept", accept)
-	}
-	res, err := c.Do(r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer res.Body.Close()
-	data, err := io.ReadAll(res.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	a := twinAnswer{status: res.StatusCode}
-	for _, h := range []string{"Content-Type", "Warning", "Retry-After", "Vary", "Cache-Control", "Content-Encoding"} {
-		a.headers += h + ": " + strings.Join(res.Header[h], " | ") + "\n"
-	}
-	if strings.HasPrefix(res.Header.Get("Content-Type"), runtime.ContentTypeProtobuf) {
-		data = asJSON(t, data)
-	}
-	a.body = string(data)
-	for _, d := range differing {
-		a.body = d.what.ReplaceAllString(a.body, d.with)
-		a.headers = d.what.ReplaceAllString(a.headers, d.with)
-	}
-	if strings.Contains(a.body, "typed patch object") { // the library lists its faults in the order of a Go map
-		lines := strings.FieldsFunc(strings.ReplaceAll(a.body, `","code`, `\n","code`), func(r rune) bool { return r == '\\' })
-		slices.Sort(lines)
-		a.body = strings.Join(lines, "")
-	}
-	return a
-}
-
-// asJSON turns protobuf into JSON, and checks that it is as the encoder makes it.
-func asJSON(t *testing.T, data []byte) []byte {
-	t.Helper()
-	obj, kind, err := scheme.Codecs.UniversalDeserializer().Decode(data, nil, nil)
-	if err != nil {
-		t.Fatalf("protobuf of the answer: %v", err)
-	}
-	info, _ := runtime.SerializerInfoForMediaType(scheme.Codecs.SupportedMediaTypes(), runtime.ContentTypeProtobuf)
-	again, err := runtime.Encode(scheme.Codecs.EncoderForVersion(info.Serializer, kind.GroupVersion()), obj)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(again, data) {
-		t.Errorf("protobuf of %s is not as the encoder makes it", kind)
-	}
-	out, err := json.Marshal(obj)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return out
-}
-
-// same sends a request to both servers and compares what they say.
-func (w *twins) same(t *testing.T, method, path, contentType, accept string, body []byte) {
-	t.Helper()
-	fast := w.send(t, w.fast, w.addr[0], method, path, contentType, accept, body)
-	plain := w.send(t, w.plain, w.addr[1], method, path, contentType, accept, body)
-	if fast != plain {
-		f, p := fast.String(), plain.String()
-		at := 0
-		for at < min(len(f), len(p)) && f[at] == p[at] {
-			at++
-		}
-		t.Errorf("%s %s (%s, %s)\nfast path:  ...%s\nplain path: ...%s", method, path, contentType, accept,
-			f[max(0, at-200):min(at+300, len(f))], p[max(0, at-200):min(at+300, len(p))])
-	}
-}
-
-func newTwins(t *testing.T) *twins {
-	t.Helper()
-	w := &twins{}
-	for i, h := range []*harness{start(t), start(t, func(c *Config) { c.plainPath = true })} {
-		if h.config.plainPath != (h.fast.routes == nil) {
-			t.Fatal("the fast path is not as chosen")
-		}
-		c, err := rest.HTTPClientFor(h.as(t, "admin", "system:masters"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		w.addr[i] = h.Address().String()
-		if i == 0 {
-			w.fast = c
-		} else {
-			w.plain = c
-		}
-	}
-	w.same(t, "POST", "/api/v1/namespaces/default/serviceaccounts", runtime.ContentTypeJSON, "",
-		[]byte(`{"apiVersion":"v1","kind":"ServiceAccount","metadata":{"name":"default"}}`))
-	return w
 }
 
 // fastRequests are valid and invalid requests in the order in which they are sent.
@@ -308,6 +172,34 @@ var fastRequests = []struct{ method, path, contentType, body string }{
 	{"PATCH", "pods/b1", "strategic-merge-patch+json", `{"spec":{"tolerations":[{"key":"k","operator":"Exists","effect":"NoSchedule"}]},"metadata":{"creationTimestamp":null,"generation":7}}`},
 	{"PATCH", "pods/b1/status", "strategic-merge-patch+json", `{"status":{"$setElementOrder/conditions":[{"type":"B"},{"type":"A"}],"conditions":[{"type":"A","status":"True"},{"type":"B","status":"True"}]}}`},
 	{"PATCH", "pods/b1/status", "strategic-merge-patch+json", `{"metadata":{"labels":{"by":"status"}},"status":{"$patch":"replace","phase":"Failed"}}`},
+	{"PATCH", "pods/b1", "merge-patch+json", `{"metadata":{"labels":{"m":"1","n":null},"annotations":{"a":"b"}},"spec":{"activeDeadlineSeconds":4}}`},
+	{"PATCH", "pods/b1?fieldManager=other", "merge-patch+json", `{"metadata":{"labels":{"m":null},"annotations":null}}`},
+	{"PATCH", "pods/b1", "merge-patch+json", `{"metadata":{"annotations":{"x":{"y":null}}}}`},
+	{"PATCH", "pods/b1", "merge-patch+json", `{"metadata":{"annotations":7}}`},
+	{"PATCH", "pods/b1", "merge-patch+json", `{"metadata":{"finalizers":["example.com/x"],"ownerReferences":[{"uid":"1","apiVersion":"v1","kind":"Pod","name":"o"}]}}`},
+	{"PATCH", "pods/b1", "merge-patch+json", `{"metadata":{"finalizers":[null]}}`},
+	{"PATCH", "pods/b1", "merge-patch+json", `{"spec":{"activeDeadlineSeconds":3.0}}`},
+	{"PATCH", "pods/b1", "merge-patch+json", `{"spec":{"activeDeadlineSeconds":3e0}}`},
+	{"PATCH", "pods/b1", "merge-patch+json", `{"spec":{"activeDeadlineSeconds":99999999999999999999}}`},
+	{"PATCH", "pods/b1", "merge-patch+json", `{"spec":{"activeDeadlineSeconds":"3"}}`},
+	{"PATCH", "pods/b1", "merge-patch+json", `{"spec":{"containers":[{"name":"c","image":"n","env":null}]}}`},
+	{"PATCH", "pods/b1", "merge-patch+json", `{"spec":{"tolerations":[{"key":"k","operator":"Exists"}],"nodeSelector":null}}`},
+	{"PATCH", "pods/b1", "merge-patch+json", `{"metadata":{"resourceVersion":"1","labels":{"o":"p"}}}`},
+	{"PATCH", "pods/b1", "merge-patch+json", `{"metadata":{"name":"z"}}`},
+	{"PATCH", "pods/b1", "merge-patch+json", `{"Metadata":{"labels":{"q":"r"}},"metadata":{"Labels":{"q":"r"}}}`},
+	{"PATCH", "pods/b1?fieldValidation=Strict", "merge-patch+json", `{"metadata":{"labels":{"q":"r","q":"s"}}}`},
+	{"PATCH", "pods/b1?fieldValidation=Ignore", "merge-patch+json", `{"metadata":{"labels":{"q":"r","q":"s"}},"nix":1}`},
+	{"PATCH", "pods/b1", "merge-patch+json", `{"metadata":{"creationTimestamp":null,"deletionGracePeriodSeconds":0,"uid":null}}`},
+	{"PATCH", "pods/b1", "merge-patch+json", `{"apiVersion":"v1","kind":"Pod","metadata":{"labels":{"t":"u"}}}`},
+	{"PATCH", "pods/b1", "merge-patch+json", `{}`},
+	{"PATCH", "pods/b1", "merge-patch+json", `null`},
+	{"PATCH", "pods/b1", "merge-patch+json", `[]`},
+	{"PATCH", "pods/b1", "merge-patch+json", `{"metadata":[]}`},
+	{"PATCH", "pods/b1/status", "merge-patch+json", `{"status":{"podIP":"10.0.0.9","podIPs":[{"ip":"10.0.0.9"}],"conditions":[{"type":"Ready","status":"True","lastProbeTime":null}],"startTime":"2026-01-02T03:04:05Z"}}`},
+	{"PATCH", "pods/b1/status", "merge-patch+json", `{"status":{"startTime":"2026-01-02T03:04:05.678+01:00","containerStatuses":[{"name":"c","image":"i","imageID":"","ready":true,"restartCount":1,"state":{"running":{"startedAt":"2026-01-02T03:04:05Z"}},"allocatedResources":{"cpu":"0.10"}}]}}`},
+	{"PATCH", "pods/b1/status", "merge-patch+json", `{"status":{"startTime":"yesterday"}}`},
+	{"PATCH", "pods/b1/status", "merge-patch+json", `{"status":{"startTime":null,"containerStatuses":null},"metadata":{"labels":{"by":"status"}}}`},
+	{"PATCH", "pods/missing", "merge-patch+json", `{"metadata":{"labels":{"a":"b"}}}`},
 	{"PUT", "pods/missing", "json", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"missing"},"spec":{"containers":[{"name":"c","image":"i"}]}}`},
 	{"PUT", "pods/a", "json", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"b"},"spec":{"containers":[{"name":"c","image":"i"}]}}`},
 	{"PUT", "pods/a", "json", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a","resourceVersion":"1"},"spec":{"containers":[{"name":"c","image":"j"}]}}`},
@@ -316,6 +208,15 @@ var fastRequests = []struct{ method, path, contentType, body string }{
 	{"POST", "configmaps", "json", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"c"},"data":{"a":"b","c":""},"binaryData":{"d":"AAAA"}}`},
 	{"PUT", "configmaps/c", "json", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"c"},"data":{"a":"c"},"immutable":true}`},
 	{"PUT", "configmaps/c", "json", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"c"},"data":{"a":"d"}}`},
+	{"PATCH", "configmaps/c", "merge-patch+json", `{"metadata":{"labels":{"a":"b"}}}`},
+	{"PATCH", "configmaps/c", "merge-patch+json", `{"data":{"a":"d"}}`},
+	{"POST", "configmaps", "json", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"e"},"data":{"a":"b","c":""},"binaryData":{"d":"AAAA"}}`},
+	{"PATCH", "configmaps/e", "merge-patch+json", `{"data":{"a":"d","b":null,"e":"ä\u0000\ud83d\ude00<"},"binaryData":{"d":"AAE=","e":"!"}}`},
+	{"PATCH", "configmaps/e", "merge-patch+json", `{"data":{"a":null,"b":{"c":null}},"binaryData":{"d":"AAE="}}`},
+	{"PATCH", "configmaps/e", "merge-patch+json", `{"data":{"a":"d","b":null,"e":"ä\u0000\ud83d\ude00<"},"binaryData":{"d":"AAE="}}`},
+	{"PATCH", "configmaps/e", "merge-patch+json", `{"data":{},"binaryData":null}`},
+	{"PATCH", "pods/b1", "merge-patch+json", `{"spec":{"containers":[{"name":"c","image":"o","resources":{"limits":{"cpu":null}},"env":[{"name":"A","value":null,"valueFrom":null}]}]}}`},
+	{"PATCH", "pods/b1/status", "merge-patch+json", `{"status":{"conditions":[{"type":"Ready","status":"True","lastProbeTime":null,"lastTransitionTime":"2026-01-02T03:04:05Z","message":null}]}}`},
 	{"GET", "configmaps/c", "", ""},
 	{"DELETE", "configmaps/c?dryRun=All", "", ""},
 	{"DELETE", "configmaps/c", "json", `{"preconditions":{"uid":"nix"}}`},

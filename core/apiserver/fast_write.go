@@ -45,6 +45,7 @@ type fastWrites struct {
 	parts  *objectParts // nil if the handler has to do them
 	resets map[fieldpath.APIVersion]fieldpath.Filter
 	same   *lru.Cache // of sameApply: applies that changed nothing
+	counts *patchCounts
 }
 
 // fastWrite is one request.

@@ -20,6 +20,7 @@ import (
 type Converter struct {
 	plain func() (managedfields.TypeConverter, error)
 	types sync.Map // by schema.GroupVersionKind: *objectType
+	sets  decodedSets
 }
 
 var _ managedfields.TypeConverter = (*Converter)(nil)
@@ -35,7 +36,7 @@ type objectType struct {
 
 // NewConverter makes a converter for the kinds of which objects are given.
 func NewConverter(config *common.OpenAPIV3Config, objects []runtime.Object) *Converter {
-	return &Converter{plain: sync.OnceValues(func() (managedfields.TypeConverter, error) {
+	return &Converter{sets: newDecodedSets(), plain: sync.OnceValues(func() (managedfields.TypeConverter, error) {
 		var names []string
 		for _, obj := range objects {
 			names = append(names, util.GetCanonicalTypeName(obj))

@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/managedfields"
 	openapinamer "k8s.io/apiserver/pkg/endpoints/openapi"
 	genericapiserver "k8s.io/apiserver/pkg/server"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"keelson.dev/keelson/core/registry/openapi"
 	registry "keelson.dev/keelson/core/registry/resource"
@@ -118,9 +119,18 @@ func newConverters(t testing.TB) (fast, plain managedfields.TypeConverter) {
 
 func manager(t testing.TB, c managedfields.TypeConverter, kind schema.GroupVersionKind, subresource string) *managedfields.FieldManager {
 	t.Helper()
+	return filteredManager(t, c, kind, subresource, nil)
+}
+
+func filteredManager(t testing.TB, c managedfields.TypeConverter, kind schema.GroupVersionKind, subresource string, filter fieldpath.Filter) *managedfields.FieldManager {
+	t.Helper()
 	s := registry.Scheme
+	var filters map[fieldpath.APIVersion]fieldpath.Filter
+	if filter != nil {
+		filters = map[fieldpath.APIVersion]fieldpath.Filter{fieldpath.APIVersion(kind.GroupVersion().String()): filter}
+	}
 	m, err := managedfields.NewDefaultFieldManager(c, runtime.UnsafeObjectConvertor(s), s, s, kind,
-		schema.GroupVersion{Group: kind.Group, Version: runtime.APIVersionInternal}, subresource, nil)
+		schema.GroupVersion{Group: kind.Group, Version: runtime.APIVersionInternal}, subresource, filters)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -214,6 +224,110 @@ func checkRound(t *testing.T, fast, plain *managedfields.FieldManager, sample ru
 		change(obj, r)
 	}
 	return wrote
+}
+
+// TestUpdated checks that managed fields computed here are those of the library, to
+// the byte and in its order.
+func TestUpdated(t *testing.T) {
+	fast, plain := newConverters(t)
+	rounds := 80
+	if testing.Short() {
+		rounds = 25
+	}
+	eachSample(t, func(t *testing.T, sample runtime.Object, kind schema.GroupVersionKind) {
+		filters := map[string]fieldpath.Filter{"": nil, "status": fieldpath.NewExcludeSetFilter(fieldpath.NewSet(fieldpath.MakePathOrDie("spec"), fieldpath.MakePathOrDie("metadata", "labels")))}
+		for subresource, filter := range filters {
+			m := filteredManager(t, plain, kind, subresource, filter)
+			direct, all := 0, 0
+			for seed := range rounds {
+				updatedRound(t, fast.(*Converter), m, sample, kind, subresource, filter, int64(seed), &direct, &all)
+			}
+			t.Logf("%q: %d of %d directly", subresource, direct, all)
+			if direct < all/4 || direct == 0 {
+				t.Errorf("%q: %d of %d made directly; the test shows little", subresource, direct, all)
+			}
+		}
+	})
+}
+
+// updatedRound changes an object some times, as managers that update and apply, one
+// of whose fields are written in another form now and then.
+func updatedRound(t *testing.T, c *Converter, m *managedfields.FieldManager, sample runtime.Object, kind schema.GroupVersionKind,
+	subresource string, filter fieldpath.Filter, seed int64, direct, all *int,
+) {
+	t.Helper()
+	r := rand.New(rand.NewSource(seed))
+	live := emptyOf(sample)
+	fill(reflect.ValueOf(live).Elem(), r, 1+r.Intn(4))
+	live = m.UpdateNoErrors(emptyOf(sample), live, "one")
+	for range 5 {
+		obj := live.DeepCopyObject()
+		change(obj, r)
+		who := metav1.ManagedFieldsEntry{Manager: []string{"one", "two", "three"}[r.Intn(3)], Operation: metav1.ManagedFieldsOperationUpdate,
+			APIVersion: kind.GroupVersion().String(), Subresource: subresource}
+		next, err := m.Update(live.DeepCopyObject(), obj.DeepCopyObject(), who.Manager)
+		if err != nil {
+			return
+		}
+		was, is := live.DeepCopyObject(), obj.DeepCopyObject()
+		was.GetObjectKind().SetGroupVersionKind(kind)
+		is.GetObjectKind().SetGroupVersionKind(kind)
+		entries := entriesOf(t, was)
+		if len(entries) == 0 {
+			return
+		}
+		*all++
+		if got, ok := c.Updated(was, is, entries, who, filter); ok {
+			*direct++
+			want := entriesOf(t, next)
+			for i := range want {
+				if i < len(got) && (got[i].Time == nil) != (want[i].Time == nil) {
+					t.Fatalf("seed %d: time of %s is %v, want %v", seed, want[i].Manager, got[i].Time, want[i].Time)
+				}
+			}
+			if g, w := timeless(got), timeless(want); !reflect.DeepEqual(g, w) {
+				t.Fatalf("seed %d by %s\ngot  %v\nwant %v", seed, who.Manager, g, w)
+			}
+		}
+		live = next
+		entries = slices.Clone(entriesOf(t, live)) // seconds apart, so that their order is not by chance
+		for i := range entries {
+			at := metav1.NewTime(time.Unix(1_700_000_000+r.Int63n(5), 0))
+			entries[i].Time = &at
+			if r.Intn(4) == 0 {
+				entries[i].Time = nil
+			}
+			if r.Intn(6) == 0 && !slices.ContainsFunc(entries, func(e metav1.ManagedFieldsEntry) bool { return e.Operation == metav1.ManagedFieldsOperationApply }) {
+				entries[i].Operation = metav1.ManagedFieldsOperationApply
+			}
+			if r.Intn(20) == 0 {
+				entries[i].FieldsV1 = metav1.NewFieldsV1(`{"f:metadata":{ "f:labels":{}},"f:nix":{}}`)
+			}
+		}
+		m, err := meta.Accessor(live)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.SetManagedFields(entries)
+	}
+}
+
+func entriesOf(t testing.TB, obj runtime.Object) []metav1.ManagedFieldsEntry {
+	t.Helper()
+	m, err := meta.Accessor(obj)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m.GetManagedFields()
+}
+
+// timeless are entries without times, which are of the wall clock.
+func timeless(entries []metav1.ManagedFieldsEntry) []metav1.ManagedFieldsEntry {
+	entries = slices.Clone(entries)
+	for i := range entries {
+		entries[i].Time = nil
+	}
+	return entries
 }
 
 // TestCreated checks that the fields of new objects are those of the library, to
