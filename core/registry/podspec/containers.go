@@ -166,7 +166,7 @@ func validatePorts(ports []corev1.ContainerPort, hostNetwork bool, at *field.Pat
 	for i, port := range ports {
 		p := at.Index(i)
 		if port.Name != "" {
-			msgs := validation.IsValidPortName(port.Name)
+			msgs := portName(port.Name)
 			errs = append(errs, invalid(port.Name, p.Child("name"), msgs)...)
 			if len(msgs) == 0 && names.Has(port.Name) {
 				errs = append(errs, field.Duplicate(p.Child("name"), port.Name))

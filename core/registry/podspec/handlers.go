@@ -102,5 +102,5 @@ func validatePort(port intstr.IntOrString, at *field.Path) field.ErrorList {
 	if port.Type == intstr.Int {
 		return invalid(port.IntValue(), at, validation.IsValidPortNum(port.IntValue()))
 	}
-	return invalid(port.StrVal, at, validation.IsValidPortName(port.StrVal))
+	return invalid(port.StrVal, at, portName(port.StrVal))
 }

@@ -1,6 +1,7 @@
 package ownedfields
 
 import (
+	"maps"
 	"reflect"
 	"slices"
 
@@ -162,6 +163,9 @@ func (w *writer) added(p *plan, v reflect.Value) {
 	w.close()
 }
 
+// stringMap is the type of most maps: of labels, annotations and data.
+var stringMap = reflect.TypeFor[map[string]string]()
+
 // members writes what is in a struct, map or list, all of which is new.
 func (w *writer) members(p *plan, v reflect.Value) {
 	switch p.kind {
@@ -174,6 +178,13 @@ func (w *writer) members(p *plan, v reflect.Value) {
 			}
 		}
 	case planMap:
+		if p.elem.kind == planLeaf && v.Type() == stringMap {
+			for _, k := range slices.Sorted(maps.Keys(v.Interface().(map[string]string))) {
+				w.key("f:", k)
+				w.leaf()
+			}
+			return
+		}
 		for _, k := range sortedKeys(v) {
 			w.key("f:", k.String())
 			w.added(p.elem, v.MapIndex(k))
