@@ -117,12 +117,12 @@ func (c *cgroups) removeParent() {
 	}
 }
 
-// join makes the group and moves a process into it.
+// join makes the group, if it is not there, and moves a process into it.
 func (g *cgroup) join(pid int) error {
+	if err := g.make(); err != nil {
+		return err
+	}
 	for _, dir := range g.dirs {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return fmt.Errorf("make cgroup: %w", err)
-		}
 		err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0o644)
 		if err != nil && !errors.Is(err, syscall.ESRCH) { // ended already: the caller learns it otherwise
 			return fmt.Errorf("join cgroup: %w", err)

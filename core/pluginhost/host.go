@@ -36,6 +36,7 @@ func New(cfg Config) *Host {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	cfg.Periods.setDefaults()
 	if cfg.BuiltIn == nil {
 		cfg.BuiltIn = func(string) (Command, bool) { return Command{}, false }
 	}
@@ -76,7 +77,7 @@ func (h *Host) Run(ctx context.Context) error {
 
 // supervise starts a unit's goroutine; h.mu is held.
 func (h *Host) supervise(ctx context.Context, u *unit) {
-	h.wg.Go(func() { u.supervise(ctx) })
+	h.wg.Go(func() { newSupervisor(ctx, u).run() })
 }
 
 // prepare makes the folders and locks RunDir.
@@ -104,8 +105,8 @@ func (h *Host) socket(kind string) string   { return filepath.Join(h.cfg.RunDir,
 func (h *Host) recordOf(name string) string { return filepath.Join(h.hostDir(), name+".json") }
 
 // Ensure makes a plugin run as spec says, or stop if it is not enabled. The same spec
-// again changes nothing; a changed one ends the running process in good order and starts
-// the new one. It returns at once: Status tells what became of it.
+// again changes nothing; of a changed one a candidate is started, which takes the place of
+// the process that runs. It returns at once: Status tells what became of it.
 func (h *Host) Ensure(spec Spec) error {
 	if faults := validation.IsDNS1123Label(spec.Name); len(faults) > 0 {
 		return fmt.Errorf("plugin name %q: %s", spec.Name, strings.Join(faults, "; "))
@@ -162,10 +163,11 @@ func (h *Host) Restart(_ context.Context, name string) error {
 // SwapAgain tries the revision of the spec once more that was refused or rolled back. It
 // returns at once. ErrNothingToTry: there is none such.
 func (h *Host) SwapAgain(name string) error {
-	if _, err := h.unit(name); err != nil {
+	u, err := h.unit(name)
+	if err != nil {
 		return err
 	}
-	return ErrNothingToTry
+	return u.again()
 }
 
 // Logs is what a plugin wrote, one JSON object or plain line for each line: the last

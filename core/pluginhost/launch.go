@@ -27,25 +27,13 @@ import (
 // startTimeout bounds the time from the start to the handshake line.
 const startTimeout = 30 * time.Second
 
+// instanceDigits of an instance are in the names of its cgroup and record.
+const instanceDigits = 10
+
 // passedOn are the variables of the host's environment that plugins get.
 var passedOn = []string{
 	"PATH", "HOME", "TZ", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
 	"SSL_CERT_FILE", "SSL_CERT_DIR",
-}
-
-// session is one life of a plugin process, with the connection to it.
-type session struct {
-	unit    *unit
-	spec    Spec
-	process *process
-	client  *plugin.Client
-	rpc     pluginv1.PluginServiceClient
-	started time.Time
-	mark    int64 // what the log had before
-	version int   // of the base contract, as negotiated; what a higher one has must not be used
-
-	description Description
-	issued      issued
 }
 
 // command finds the program and checks it.
@@ -68,10 +56,44 @@ func (u *unit) command(spec Spec) (Command, error) {
 	if !filepath.IsAbs(spec.Path) {
 		return Command{}, final(fmt.Errorf("spec.source.path: %q is not an absolute path", spec.Path))
 	}
+	if err := inDirs(spec.Path, u.host.cfg.PluginDirs); err != nil {
+		return Command{}, notYet(err)
+	}
 	if err := checkProgram(spec.Path, spec.SHA256); err != nil {
 		return Command{}, notYet(err)
 	}
 	return Command{Path: spec.Path, Args: spec.Args}, nil
+}
+
+// inDirs refuses a program that lies in none of the plugin folders, and folders that
+// others can write to. No folders: anything goes.
+func inDirs(path string, dirs []string) error {
+	if len(dirs) == 0 {
+		return nil
+	}
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return fmt.Errorf("spec.source.path: %w", err)
+	}
+	for _, dir := range dirs {
+		realDir, err := filepath.EvalSymlinks(dir)
+		if err != nil || !strings.HasPrefix(real, strings.TrimSuffix(realDir, "/")+"/") {
+			continue
+		}
+		for at := filepath.Dir(real); ; at = filepath.Dir(at) {
+			info, err := os.Stat(at)
+			if err != nil {
+				return fmt.Errorf("spec.source.path: %w", err)
+			}
+			if info.Mode()&0o022 != 0 {
+				return fmt.Errorf("spec.source.path: the folder %s can be written by others than its owner (mode %04o): chmod go-w", at, info.Mode().Perm())
+			}
+			if at == realDir {
+				return nil
+			}
+		}
+	}
+	return fmt.Errorf("spec.source.path: %s lies in no plugin folder (%s; --plugin-dir): copy it there, or name its folder", path, strings.Join(dirs, ", "))
 }
 
 // checkProgram refuses a file that cannot be what an administrator meant: not there,
@@ -106,42 +128,46 @@ func checkProgram(path, sum string) error {
 }
 
 // launch starts the program and does the handshake. On an error nothing is left.
-func (u *unit) launch(ctx context.Context, spec Spec) (*session, error) {
+func (s *session) launch(ctx context.Context) error {
+	u, spec := s.unit, s.target.spec
 	cmd, err := u.command(spec)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	transport, err := u.host.cfg.Credentials.Transport(u.name)
 	if err != nil {
-		return nil, fmt.Errorf("issue the transport certificates of plugin %s: %w", u.name, err)
+		return fmt.Errorf("issue the transport certificates of plugin %s: %w", u.name, err)
 	}
 	clientTLS, err := transport.client(u.name)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for _, dir := range []string{u.host.runDir(u.name), u.host.dataDir(u.name)} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return nil, fmt.Errorf("make the folders of plugin %s: %w", u.name, err)
+			return fmt.Errorf("make the folders of plugin %s: %w", u.name, err)
 		}
 	}
-	s := &session{unit: u, spec: spec, started: time.Now(), mark: u.log.mark()}
+	s.started, s.log = time.Now(), u.log.writer()
 	s.process = u.newProcess(spec, cmd, transport)
-	s.client = plugin.NewClient(u.clientConfig(s.process, clientTLS))
-	u.count()
+	s.process.output = s.log
+	s.client = plugin.NewClient(u.clientConfig(s.process, clientTLS, s.log))
 	stop := context.AfterFunc(ctx, func() { _ = s.process.Kill(ctx) }) // go-plugin's start takes no context
 	defer stop()
 	if err := s.connect(); err != nil {
 		s.kill()
-		return nil, s.explain(err)
+		return s.explain(err)
 	}
-	return s, nil
+	s.unset = s.process.unset
+	return nil
 }
 
 // newProcess prepares the process; nothing is started.
 func (u *unit) newProcess(spec Spec, cmd Command, t Transport) *process {
+	instance := strings.ToLower(rand.Text())
+	full := u.name + "." + instance[:instanceDigits]
 	p := &process{
-		cmd: exec.Command(cmd.Path, cmd.Args...), forker: u.host.forker, cgroup: u.host.cgroups.of(u.name),
-		record: u.host.recordOf(u.name), instance: rand.Text(), done: make(chan struct{}), sockets: u.sockets,
+		cmd: exec.Command(cmd.Path, cmd.Args...), forker: u.host.forker, cgroup: u.host.cgroups.of(full), limits: spec.Limits,
+		record: u.host.recordOf(full), instance: instance, done: make(chan struct{}), sockets: u.sockets,
 		handover: pluginv1.Handover{
 			Name: u.name, CA: string(t.CA),
 			Certificate: string(t.Plugin.Certificate), PrivateKey: string(t.Plugin.PrivateKey),
@@ -160,7 +186,7 @@ func (u *unit) newProcess(spec Spec, cmd Command, t Transport) *process {
 	return p
 }
 
-func (u *unit) clientConfig(p *process, clientTLS *tls.Config) *plugin.ClientConfig {
+func (u *unit) clientConfig(p *process, clientTLS *tls.Config, log io.Writer) *plugin.ClientConfig {
 	return &plugin.ClientConfig{
 		HandshakeConfig:  plugin.HandshakeConfig{MagicCookieKey: pluginv1.CookieKey, MagicCookieValue: pluginv1.CookieValue},
 		VersionedPlugins: offered(),
@@ -175,7 +201,7 @@ func (u *unit) clientConfig(p *process, clientTLS *tls.Config) *plugin.ClientCon
 			return p, nil
 		},
 		Logger: hclog.NewNullLogger(),
-		Stderr: u.log, SyncStdout: u.log, SyncStderr: u.log,
+		Stderr: io.Discard, SyncStdout: log, SyncStderr: log,
 	}
 }
 
@@ -187,7 +213,6 @@ func (s *session) connect() error {
 		return handshakeError(err)
 	}
 	s.version = s.client.NegotiatedVersion()
-	s.unit.update(func(st *Status) { st.Protocol = s.version })
 	if err := protocol.Ping(); err != nil {
 		return fmt.Errorf("connect: %w", err)
 	}
@@ -216,20 +241,26 @@ func handshakeError(err error) error {
 	return errors.New("the program ended without " + wanted)
 }
 
-// kill ends the process at once, and all that it left in its cgroup.
+// kill ends the process at once, and all that it left in its cgroup. A second call
+// waits for the first.
 func (s *session) kill() {
-	_ = s.process.Kill(context.Background())
-	if s.process.pid != 0 {
-		<-s.process.done
-	}
-	s.client.Kill()
-	s.process.cgroup.kill()
-	s.process.cgroup.remove()
-	s.process.release()
-	_ = os.Remove(s.process.record)
-	if s.process.socketDir != "" {
-		_ = os.RemoveAll(s.process.socketDir)
-	}
+	s.cleaned.Do(func() {
+		_ = s.process.Kill(context.Background())
+		if s.process.pid != 0 {
+			<-s.process.done
+		}
+		s.client.Kill()
+		s.process.pumping.Wait()
+		s.log.flush()
+		s.oom = s.process.cgroup.oomKilled()
+		s.process.cgroup.kill()
+		s.process.cgroup.remove()
+		s.process.release()
+		_ = os.Remove(s.process.record)
+		if s.process.socketDir != "" {
+			_ = os.RemoveAll(s.process.socketDir)
+		}
+	})
 }
 
 // client is the host's side of the connection: it trusts one name only.

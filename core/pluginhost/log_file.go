@@ -3,40 +3,33 @@ package pluginhost
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
+	"time"
 )
 
 const (
 	// logSize is when a log is rotated; one older file is kept, so a plugin's log takes
 	// at most twice as many bytes.
 	logSize = 10 << 20
-	// logLine bounds a line; the rest of a longer one is dropped.
-	logLine = 64 << 10
-	// ringLines are kept in memory for error messages.
-	ringLines = 32
 	// followBuffer is how many lines a follower may be behind before it is cut off: a
 	// slow reader must not hold up the plugin.
 	followBuffer = 1024
 )
 
-// logFile keeps what a plugin writes: in a file with rotation, the last lines in memory,
-// and to whoever follows. Write is the plugin's output in pieces.
+// logFile keeps what the processes of a plugin write: in a file with rotation, and to
+// whoever follows. Its writers take the output in pieces.
 type logFile struct {
 	path string
 
 	mu        sync.Mutex // guards all below; file writes happen under it, by design: order
 	file      *os.File   // nil until the first line and after close
 	size      int64
-	partial   []byte
-	ring      [ringLines]string
-	lines     int64 // ever written
+	budget    budget
 	followers map[chan string]struct{}
 }
 
@@ -44,29 +37,37 @@ func newLogFile(dir, name string) *logFile {
 	return &logFile{path: filepath.Join(dir, name+".log"), followers: map[chan string]struct{}{}}
 }
 
-// Write implements io.Writer. It never fails: a full disk must not end a plugin.
-func (l *logFile) Write(p []byte) (int, error) {
+// take keeps a line, unless the log is flooded: then it is false.
+func (l *logFile) take(s string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for rest := p; len(rest) > 0; {
-		piece, after, whole := bytes.Cut(rest, []byte{'\n'})
-		if room := logLine - len(l.partial); len(piece) > room {
-			piece = piece[:room]
-		}
-		l.partial = append(l.partial, piece...)
-		if whole {
-			l.line(string(l.partial))
-			l.partial = l.partial[:0]
-		}
-		rest = after
+	now := time.Now()
+	if !l.budget.take(len(s), now) {
+		return false
 	}
-	return len(p), nil
+	if now.Sub(l.budget.toldAt) >= dropTold {
+		l.tell(now)
+	}
+	l.line(s)
+	return true
+}
+
+// flush writes the line about dropped ones that is due.
+func (l *logFile) flush() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.tell(time.Now())
+}
+
+// tell writes it, if there is something to tell; l.mu is held.
+func (l *logFile) tell(now time.Time) {
+	if s := l.budget.tell(now); s != "" {
+		l.line(s)
+	}
 }
 
 // line keeps one line; l.mu is held.
 func (l *logFile) line(s string) {
-	l.ring[l.lines%ringLines] = s
-	l.lines++
 	for f := range l.followers {
 		select {
 		case f <- s:
@@ -119,62 +120,6 @@ func (l *logFile) close() {
 		_ = l.file.Close()
 		l.file = nil
 	}
-}
-
-// mark is the place that the log has come to, for lastWords.
-func (l *logFile) mark() int64 {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.lines
-}
-
-// lastWords sums up what was written since mark for an error message: the error lines of
-// the kit's logger, or a panic's first line, or else, with plainToo, the last three lines.
-func (l *logFile) lastWords(mark int64, plainToo bool) string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	var plain, faults []string
-	for i := max(mark, l.lines-ringLines); i < l.lines; i++ {
-		s := l.ring[i%ringLines]
-		if fault, ok := errorOf(s); ok {
-			if fault != "" {
-				faults = append(faults, fault)
-			}
-			continue
-		}
-		if strings.HasPrefix(s, "panic:") || strings.HasPrefix(s, "fatal error:") {
-			faults = append(faults, s)
-		}
-		if strings.TrimSpace(s) != "" {
-			plain = append(plain, s)
-		}
-	}
-	const most = 3
-	pick := faults
-	if len(pick) == 0 && plainToo {
-		pick = plain
-	}
-	if len(pick) > most {
-		pick = pick[len(pick)-most:]
-	}
-	return strings.Join(pick, "; ")
-}
-
-// errorOf reads a line of the kit's logger: its message if it is an error. False: the
-// line is none of the logger's.
-func errorOf(s string) (string, bool) {
-	var line struct{ Level, Msg, Err string }
-	if !strings.HasPrefix(s, "{") || json.Unmarshal([]byte(s), &line) != nil || line.Level == "" {
-		return "", false
-	}
-	if line.Level != "ERROR" {
-		return "", true
-	}
-	if line.Err != "" {
-		line.Msg += ": " + line.Err
-	}
-	first, _, _ := strings.Cut(line.Msg, "\ngoroutine ") // a panic's stack is in the log
-	return first, true
 }
 
 // reader gives the last tail lines (all, if negative), and with follow those to come.
@@ -265,5 +210,3 @@ func lastLines(data []byte, n int64) []byte {
 	}
 	return data[at+1:]
 }
-
-var _ io.Writer = (*logFile)(nil)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -31,6 +32,10 @@ type process struct {
 	cmd      *exec.Cmd
 	forker   *forker
 	cgroup   *cgroup
+	limits   Limits
+	unset    error     // limits that are not in force; valid after the start
+	output   io.Writer // takes standard error
+	pumping  sync.WaitGroup
 	record   string // path of the orphan record
 	instance string
 	handover pluginv1.Handover
@@ -84,7 +89,8 @@ func (p *process) Start(context.Context) (err error) {
 		return fmt.Errorf("start %s: %w", p.cmd.Path, err)
 	}
 	err = p.introduce()
-	go p.wait() // ends with the process; not before introduce, so its /proc entry is there
+	p.pumping.Go(p.pump) // ends with the process
+	go p.wait()          // ends with the process; not before introduce, so its /proc entry is there
 	return err
 }
 
@@ -104,6 +110,9 @@ func (p *process) fork() error {
 // introduce puts the process where it belongs and then gives it its identity: until
 // then it waits, so nothing it starts escapes the cgroup or the record.
 func (p *process) introduce() error {
+	if err := p.cgroup.make(); err == nil {
+		p.unset = p.cgroup.limit(p.limits)
+	}
 	err := errors.Join(p.cgroup.join(p.pid), writeRecord(p.record, p.pid, p.instance))
 	if err == nil {
 		var line []byte
@@ -207,8 +216,23 @@ func (p *process) Diagnose(context.Context) string {
 // Stdout implements runner.Runner.
 func (p *process) Stdout() io.ReadCloser { return untilDeadline{p.stdout} }
 
-// Stderr implements runner.Runner.
-func (p *process) Stderr() io.ReadCloser { return untilDeadline{p.stderr} }
+// Stderr implements runner.Runner. go-plugin would look for JSON in each line, which a
+// flood makes dear: pump reads it instead.
+func (p *process) Stderr() io.ReadCloser { return io.NopCloser(strings.NewReader("")) }
+
+// pump copies standard error to the log, as fast as a log may be read.
+func (p *process) pump() {
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := untilDeadline{p.stderr}.Read(buf)
+		if n > 0 {
+			_, _ = p.output.Write(buf[:n])
+		}
+		if err != nil {
+			return
+		}
+	}
+}
 
 // Name implements runner.Runner.
 func (p *process) Name() string { return p.cmd.Path }

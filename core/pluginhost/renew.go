@@ -55,10 +55,7 @@ func (h *Host) Renew() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, u := range h.units {
-		select {
-		case u.renew <- struct{}{}:
-		default: // it has yet to look
-		}
+		u.renew()
 	}
 }
 

@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/hashicorp/go-plugin"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -16,108 +19,226 @@ import (
 const (
 	// callTimeout bounds calls that should be quick (Describe, Activate).
 	callTimeout = 10 * time.Second
-	// configureTimeout bounds Configure, in which a plugin may probe the machine.
-	configureTimeout = 60 * time.Second
 	// drainTimeout is what a plugin has to finish what it has begun.
 	drainTimeout = 10 * time.Second
 	// stopTimeout is what it then has to end.
 	stopTimeout = 7 * time.Second
-	// silence is the longest time without a report (the contract says 10 s) after which
-	// a plugin counts as hung.
-	silence = 30 * time.Second
+	// acceptAgain is the pause before a candidate's rules are asked about once more.
+	acceptAgain = 500 * time.Millisecond
 )
 
-// errOutdated says that a plugin that takes no new credentials has to be started again.
-var errOutdated = errors.New("credentials end soon")
+var (
+	// errOutdated says that a plugin that takes no new credentials has to be started again.
+	errOutdated = errors.New("credentials end soon")
+	// errAsked ends a session in good order, errKill at once.
+	errAsked = errors.New("asked to end")
+	errKill  = errors.New("to be killed")
+)
 
-// errAsked says that the process was to end: no failure.
-var errAsked = errors.New("asked to end")
+// eventKind is what happened to a session.
+type eventKind int
 
-// serve runs the plugin once: from its launch to its end. A nil error means that it was
-// asked to end (by ctx or changed) and did. ran is how long the process lived.
-func (u *unit) serve(ctx context.Context, spec Spec, changed <-chan struct{}) (ran time.Duration, err error) {
-	u.update(func(s *Status) { s.Phase, s.PID, s.Message = PhaseStarting, 0, "" })
-	asked, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	waiting := make(chan struct{})
-	go func() { // ends with serve
-		defer close(waiting)
-		select {
-		case <-changed:
-			cancel(errAsked)
-		case <-asked.Done():
-		}
-	}()
-	defer func() { cancel(nil); <-waiting }()
+const (
+	// sessionLaunched: the process runs and has done the handshake.
+	sessionLaunched eventKind = iota
+	// sessionPrepared: it is configured, and active if it is a direct one.
+	sessionPrepared
+	// sessionReported: report has what it says of itself.
+	sessionReported
+	// sessionEnded: the process is gone and all that it left; err says why, nil that it was
+	// to end. It is the last event.
+	sessionEnded
+)
 
-	s, err := u.launch(asked, spec)
-	if err != nil {
-		if asked.Err() != nil {
-			return 0, nil
-		}
-		return 0, err
-	}
-	u.update(func(st *Status) { st.PID, st.StartedAt = s.process.pid, s.started })
-	if err = s.prepare(asked); err == nil {
-		err = s.watch(asked)
-	}
-	if asked.Err() != nil || errors.Is(err, errOutdated) {
-		s.stop(context.WithoutCancel(ctx))
-		return time.Since(s.started), nil
-	}
-	s.kill()
-	return time.Since(s.started), s.explain(err)
+// sessionEvent is what a session tells its unit.
+type sessionEvent struct {
+	session *session
+	kind    eventKind
+	report  *pluginv1.HealthResponse
+	err     error
 }
 
-// prepare goes from the handshake to the activation.
+// session is one life of a plugin process, with the connection to it. Its goroutine is
+// live; the unit's goroutine reads its fields after an event that says they are there.
+type session struct {
+	unit     *unit
+	target   target
+	direct   bool // is activated as soon as it is configured
+	notify   func(sessionEvent)
+	cancel   context.CancelCauseFunc
+	renewals chan struct{} // holds one token when credentials are to be looked at
+	begun    time.Time
+
+	// set by launch
+	process *process
+	client  *plugin.Client
+	rpc     pluginv1.PluginServiceClient
+	started time.Time
+	log     *logWriter
+	version int // of the contract
+	cleaned sync.Once
+	oom     bool        // valid after kill
+	worked  atomic.Bool // was active at some time
+	unset   error       // limits that are not in force
+
+	// set by prepare
+	description Description
+	issued      issued
+
+	// of the unit's goroutine
+	prepared, active, leaving bool
+	state                     pluginv1.State
+	message                   string
+	since                     time.Time // of its phase as a candidate
+	seenReady                 bool
+}
+
+// live runs the plugin once: from its launch to its end. A nil error means that it was
+// asked to end and did.
+func (s *session) live(ctx context.Context) error {
+	err := s.launch(ctx)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	s.notify(sessionEvent{session: s, kind: sessionLaunched})
+	if err = s.prepare(ctx); err == nil && s.direct {
+		err = s.activate(ctx)
+	}
+	if err == nil {
+		s.notify(sessionEvent{session: s, kind: sessionPrepared})
+		err = s.watch(ctx)
+	}
+	outdated := errors.Is(err, errOutdated)
+	if outdated || errors.Is(context.Cause(ctx), errAsked) {
+		s.stop(context.WithoutCancel(ctx))
+		if outdated {
+			return errOutdated
+		}
+		return nil
+	}
+	s.kill()
+	if ctx.Err() != nil {
+		return nil
+	}
+	return s.explain(err)
+}
+
+// end has the session end in good order; its last event tells when it has.
+func (s *session) end() { s.leaving = true; s.cancel(errAsked) }
+
+// endNow kills the process; when it returns, it is gone. The session has been launched.
+func (s *session) endNow() {
+	s.leaving = true
+	s.cancel(errKill)
+	s.kill()
+}
+
+// prepare goes from the handshake to a configured plugin.
 func (s *session) prepare(ctx context.Context) error {
-	u, cfg := s.unit, &s.unit.host.cfg
+	spec := s.target.spec
 	d, err := s.describe(ctx)
 	if err != nil {
 		return err
 	}
-	u.update(func(st *Status) { st.Version, st.Description = d.Version, &d })
-	if d.Name != s.spec.Name {
-		return final(fmt.Errorf("metadata.name: the program is plugin %q, not %q", d.Name, s.spec.Name))
+	s.description = d
+	if d.Name != spec.Name {
+		return final(fmt.Errorf("metadata.name: the program is plugin %q, not %q", d.Name, spec.Name))
 	}
-	if s.spec.Kind != "" && d.Kind != s.spec.Kind {
-		return final(fmt.Errorf("spec.kind: the program is of kind %q, not %q", d.Kind, s.spec.Kind))
+	if spec.Kind != "" && d.Kind != spec.Kind {
+		return final(fmt.Errorf("spec.kind: the program is of kind %q, not %q", d.Kind, spec.Kind))
 	}
-	if err := checkConfig(d.ConfigSchema, s.spec.Config); err != nil {
+	if missing := notAccepted(spec, d.Rules); missing != "" {
+		return final(&notAcceptedError{missing})
+	}
+	if err := checkConfig(d.ConfigSchema, spec.Config); err != nil {
 		return final(err)
 	}
-	if cfg.Accept != nil {
-		if err := cfg.Accept(ctx, d); err != nil {
-			return fmt.Errorf("accept plugin %s: %w", u.name, err)
-		}
+	if err := s.accept(ctx); err != nil {
+		return err
 	}
-	request, err := u.configuration(s.spec, d)
+	request, err := s.unit.configuration(spec, d)
 	if err != nil {
 		return err
 	}
-	s.description, s.issued = d, issued{client: request.GetApi().GetClient(), serving: request.GetServing()}
-	if err := call(ctx, configureTimeout, func(ctx context.Context) error {
+	s.issued = issued{client: request.GetApi().GetClient(), serving: request.GetServing()}
+	if err := call(ctx, s.unit.host.cfg.Periods.Configure, func(ctx context.Context) error {
 		_, err := s.rpc.Configure(ctx, request)
 		return err
 	}); err != nil {
-		if status.Code(err) == codes.InvalidArgument {
+		switch status.Code(err) {
+		case codes.InvalidArgument:
 			return final(fmt.Errorf("spec.config: %s", status.Convert(err).Message()))
+		case codes.DeadlineExceeded:
+			return fmt.Errorf("configure: the plugin hangs: no answer for %s", s.unit.host.cfg.Periods.Configure)
 		}
 		return s.rpcError("configure", err)
 	}
-	if err := call(ctx, callTimeout, func(ctx context.Context) error {
-		_, err := s.rpc.Activate(ctx, &pluginv1.ActivateRequest{})
-		return err
-	}); err != nil {
-		return s.rpcError("activate", err)
-	}
 	return nil
+}
+
+// notAcceptedError is about rules that a program declares and nobody has accepted.
+type notAcceptedError struct{ missing string }
+
+func (e *notAcceptedError) Error() string {
+	return "spec.rules: the program declares more than is accepted: " + e.missing
+}
+
+// accept has the rules granted. A candidate asks again: its refusal would be for good.
+func (s *session) accept(ctx context.Context) error {
+	for {
+		err := s.unit.grant(ctx, s)
+		if err == nil {
+			return nil
+		}
+		err = fmt.Errorf("accept plugin %s: %w", s.unit.name, err)
+		if s.direct || time.Since(s.begun) > s.unit.host.cfg.Periods.Standby {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(acceptAgain):
+		}
+	}
 }
 
 func call(ctx context.Context, timeout time.Duration, f func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	return f(ctx)
+}
+
+// activate has the plugin do its work.
+func (s *session) activate(ctx context.Context) error {
+	s.worked.Store(true)
+	err := call(ctx, callTimeout, func(ctx context.Context) error {
+		_, err := s.rpc.Activate(ctx, &pluginv1.ActivateRequest{Mode: pluginv1.Mode_MODE_ACTIVE})
+		return err
+	})
+	if err != nil {
+		return s.rpcError("activate", err)
+	}
+	return nil
+}
+
+// deactivate has the plugin give up its work, and keeps the process.
+func (s *session) deactivate(ctx context.Context) error {
+	limit := s.unit.host.cfg.Periods.Deactivate
+	err := call(ctx, limit, func(ctx context.Context) error {
+		_, err := s.rpc.Deactivate(ctx, &pluginv1.DeactivateRequest{})
+		return err
+	})
+	switch {
+	case err == nil:
+		return nil
+	case status.Code(err) == codes.DeadlineExceeded:
+		return fmt.Errorf("deactivate: no answer for %s", limit)
+	default:
+		return s.rpcError("deactivate", err)
+	}
 }
 
 // watch follows the plugin's reports until it ends, hangs, fails, or is asked to end.
@@ -128,16 +249,18 @@ func (s *session) watch(ctx context.Context) error {
 	go func() { ended <- s.receive(ctx, reports) }() // ends with ctx
 	defer func() { cancel(); <-ended }()
 
+	silence := s.unit.host.cfg.Periods.Silence
 	timer := time.NewTimer(silence)
 	defer timer.Stop()
 	for {
 		select {
 		case r := <-reports:
 			timer.Reset(silence)
-			if err := s.report(r); err != nil {
-				return err
+			if r.GetState() == pluginv1.State_STATE_FAILED {
+				return fmt.Errorf("the plugin failed: %s", r.GetMessage())
 			}
-		case <-s.unit.renew:
+			s.notify(sessionEvent{session: s, kind: sessionReported, report: r})
+		case <-s.renewals:
 			if err := s.renew(ctx); err != nil {
 				return err
 			}
@@ -176,39 +299,12 @@ func (s *session) receive(ctx context.Context, to chan<- *pluginv1.HealthRespons
 	}
 }
 
-// report notes what a plugin says of itself. FAILED ends it.
-func (s *session) report(r *pluginv1.HealthResponse) error {
-	phase := PhaseStarting
-	switch r.GetState() {
-	case pluginv1.State_STATE_FAILED:
-		return fmt.Errorf("the plugin failed: %s", r.GetMessage())
-	case pluginv1.State_STATE_READY:
-		phase = PhaseRunning
-	case pluginv1.State_STATE_DEGRADED:
-		phase = PhaseDegraded
-	}
-	before := s.unit.getStatus().Phase
-	s.unit.update(func(st *Status) { st.Phase, st.Message = phase, r.GetMessage() })
-	switch {
-	case before == phase:
-	case phase == PhaseRunning:
-		s.unit.slog.Info("Plugin runs", "pid", s.process.pid, "after", time.Since(s.started).Round(time.Millisecond))
-	case phase == PhaseDegraded:
-		s.unit.slog.Warn("Plugin is degraded", "reason", r.GetMessage())
-	}
-	return nil
-}
-
 // stop ends the process in good order: drain, stop, then by force.
 func (s *session) stop(ctx context.Context) {
-	err := call(ctx, drainTimeout+time.Second, func(ctx context.Context) error {
-		_, err := s.rpc.Drain(ctx, &pluginv1.DrainRequest{Timeout: durationpb.New(drainTimeout)})
-		return err
-	})
-	if err != nil && status.Code(err) != codes.Unimplemented {
-		s.unit.slog.Warn("Plugin was not drained", "err", status.Convert(err).Message())
+	if s.worked.Load() {
+		s.drain(ctx)
 	}
-	err = call(ctx, stopTimeout, func(ctx context.Context) error {
+	err := call(ctx, stopTimeout, func(ctx context.Context) error {
 		_, err := s.rpc.Stop(ctx, &pluginv1.StopRequest{})
 		return err
 	})
@@ -227,6 +323,16 @@ func (s *session) stop(ctx context.Context) {
 	s.kill()
 }
 
+func (s *session) drain(ctx context.Context) {
+	err := call(ctx, drainTimeout+time.Second, func(ctx context.Context) error {
+		_, err := s.rpc.Drain(ctx, &pluginv1.DrainRequest{Timeout: durationpb.New(drainTimeout)})
+		return err
+	})
+	if err != nil && status.Code(err) != codes.Unimplemented {
+		s.unit.slog.Warn("Plugin was not drained", "err", status.Convert(err).Message())
+	}
+}
+
 // rpcError is a failed call in the words of the other end; a process that dies in a call
 // is told from one that answers with an error.
 func (s *session) rpcError(what string, err error) error {
@@ -242,20 +348,19 @@ func (s *session) explain(err error) error {
 		return err
 	}
 	ending := s.process.ending()
-	words := s.unit.log.lastWords(s.mark, ending != "signal: killed")
-	if ending != "" {
+	words := s.log.lastWords(ending != "signal: killed")
+	switch {
+	case ending != "" && s.oom:
+		ending = " (" + ending + " for want of memory"
+		if limit := s.target.spec.Limits.Memory; limit > 0 {
+			ending += fmt.Sprintf(": it used its limit of %d MiB", limit>>20)
+		}
+		ending += ")"
+	case ending != "":
 		ending = " (" + ending + ")"
 	}
 	if words != "" {
 		words = ": " + words
 	}
 	return fmt.Errorf("%w%s%s", err, ending, words)
-}
-
-// count counts a start.
-func (u *unit) count() {
-	u.update(func(s *Status) {
-		s.Restarts = u.starts
-		u.starts++
-	})
 }

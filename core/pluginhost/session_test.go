@@ -83,8 +83,15 @@ func TestWatch(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				h := New(Config{Log: slog.New(slog.DiscardHandler), DataDir: t.TempDir()})
 				r, p := &reporter{reports: make(chan *pluginv1.HealthResponse)}, &process{done: make(chan struct{})}
-				s := &session{unit: newUnit(h, Spec{Name: "x"}), rpc: r, process: p, started: time.Now()}
-				s.unit.status.Phase = ""
+				var phase Phase
+				s := &session{unit: newUnit(h, Spec{Name: "x"}), rpc: r, process: p, started: time.Now(), notify: func(e sessionEvent) {
+					switch e.report.GetState() {
+					case pluginv1.State_STATE_READY:
+						phase = PhaseRunning
+					case pluginv1.State_STATE_DEGRADED:
+						phase = PhaseDegraded
+					}
+				}}
 				ctx, cancel := context.WithCancel(t.Context())
 				defer cancel()
 				began := time.Now()
@@ -93,7 +100,7 @@ func TestWatch(t *testing.T) {
 				if err == nil || !strings.Contains(err.Error(), c.want) {
 					t.Errorf("got %v, want %q", err, c.want)
 				}
-				if got := s.unit.getStatus().Phase; got != c.phase {
+				if got := phase; got != c.phase {
 					t.Errorf("phase: got %q, want %q", got, c.phase)
 				}
 				if took := time.Since(began); took != c.took {

@@ -1,17 +1,14 @@
 package pluginhost
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"log/slog"
 	"net/netip"
-	"slices"
 	"time"
 
 	rbacv1 "k8s.io/api/rbac/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 )
 
 // ErrNotFound is returned for a plugin that was never given to Ensure, or was removed.
@@ -89,7 +86,8 @@ type Config struct {
 	// BuiltIn says how to execute a built-in plugin; false: there is none of that name.
 	BuiltIn func(name string) (Command, bool)
 	// Accept is asked before a plugin is configured: the kernel grants its rules there.
-	// An error is retried with back-off. Nil accepts all.
+	// While two processes of a plugin run, d has the rules of both. An error is tried
+	// again. Nil accepts all.
 	Accept func(ctx context.Context, d Description) error
 	// OnStatus is told each change, in order for one plugin; it must not block for long,
 	// nor call the host. Nil: nobody listens.
@@ -100,9 +98,58 @@ type Config struct {
 	Env []string
 	// Now is the clock by which credentials get old; the machine's by default.
 	Now func() time.Time
+	// OnEvent is told what is worth an event of the Plugin object, as OnStatus is told of
+	// changes. Nil: nobody listens.
+	OnEvent func(name string, e Event)
+	// PluginDirs are the folders that programs by path have to lie in, with symbolic links
+	// resolved. None: anywhere.
+	PluginDirs []string
+	// Version of the host's binary, part of the revision of built-in plugins.
+	Version string
+	// Periods are how long the host waits; zero ones have defaults.
+	Periods Periods
 	// CgroupParent is below which the plugins' cgroups are; "/keelson/plugins" by
 	// default, "none" for no cgroups.
 	CgroupParent string
+}
+
+// Periods are how long the host waits for plugins.
+type Periods struct {
+	// Configure bounds Configure, in which a plugin may probe the machine; 60 s by default.
+	Configure time.Duration
+	// Standby is what a candidate has from its configuration to STANDBY; 120 s.
+	Standby time.Duration
+	// Deactivate is what the active one has to give up its work; 10 s.
+	Deactivate time.Duration
+	// Ready is what a candidate that took over has until READY; 60 s.
+	Ready time.Duration
+	// Silence is the longest time without a report (the contract says 10 s) after which a
+	// plugin counts as hung; 30 s.
+	Silence time.Duration
+}
+
+func (p *Periods) setDefaults() {
+	for _, d := range []struct {
+		period *time.Duration
+		value  time.Duration
+	}{
+		{&p.Configure, 60 * time.Second}, {&p.Standby, 120 * time.Second}, {&p.Deactivate, 10 * time.Second},
+		{&p.Ready, 60 * time.Second}, {&p.Silence, 30 * time.Second},
+	} {
+		if *d.period <= 0 {
+			*d.period = d.value
+		}
+	}
+}
+
+// Limits bound a process of a plugin, by its cgroup. Zero: no limit.
+type Limits struct {
+	// Memory in bytes.
+	Memory int64
+	// MilliCPU are thousandths of a core.
+	MilliCPU int64
+	// Pids are processes and threads.
+	Pids int64
 }
 
 // Spec says what should run.
@@ -118,8 +165,6 @@ type Spec struct {
 	Program string
 	// Scope for a Program: Cluster, or Node. Others say it themselves.
 	Scope string
-	// Rules for a Program.
-	Rules []rbacv1.PolicyRule
 	Path  string
 	// SHA256 of the file at Path in hex; empty is not checked.
 	SHA256 string
@@ -129,12 +174,33 @@ type Spec struct {
 	Config json.RawMessage
 	// Enabled plugins run.
 	Enabled bool
+	// Rules are what the program may have; what it declares beyond them keeps it from
+	// starting. Of a built-in plugin all is accepted; a Program declares just these.
+	Rules  []rbacv1.PolicyRule
+	Limits Limits
+	// Watch is how long a process that was replaced is kept; zero: not at all.
+	Watch time.Duration
+	// Restart ends the old process before the new one is started.
+	Restart bool
+	// Generation of the object, for the history.
+	Generation int64
+	// Restore is what an earlier host left; it is read when a plugin is ensured first.
+	Restore *Restore
 }
 
-func (s Spec) equal(o Spec) bool {
-	return s.Name == o.Name && s.Kind == o.Kind && s.BuiltIn == o.BuiltIn && s.Program == o.Program && s.Scope == o.Scope &&
-		equality.Semantic.DeepEqual(s.Rules, o.Rules) && s.Path == o.Path && s.SHA256 == o.SHA256 &&
-		slices.Equal(s.Args, o.Args) && bytes.Equal(s.Config, o.Config) && s.Enabled == o.Enabled
+// Restore is what is known of a plugin from an earlier host.
+type Restore struct {
+	// Active is what ran; nil: nothing is known, or nothing did.
+	Active *Spec
+	// Revision of Active. If it is another one now (the binary has changed), Active is not used.
+	Revision string
+	// Failed is the revision that was refused or rolled back, FailedOutcome what became of it
+	// and FailedMessage why.
+	Failed        string
+	FailedOutcome Outcome
+	FailedMessage string
+	// History is that of before.
+	History []Revision
 }
 
 // Description is what a plugin says of itself.
@@ -167,6 +233,81 @@ const (
 	PhaseFailed Phase = "Failed"
 )
 
+// CandidatePhase is how far a swap is; see v1alpha1.PluginCandidatePhase.
+type CandidatePhase string
+
+// The phases of a swap.
+const (
+	CandidateStarting CandidatePhase = "Starting"
+	CandidateStandby  CandidatePhase = "Standby"
+	CandidateWatched  CandidatePhase = "Watched"
+)
+
+// Candidate is a swap under way.
+type Candidate struct {
+	Revision string
+	Phase    CandidatePhase
+	PID      int
+	Since    time.Time
+	Message  string
+}
+
+// Outcome is what became of a revision; see v1alpha1.PluginOutcome.
+type Outcome string
+
+// The outcomes.
+const (
+	OutcomeActive     Outcome = "Active"
+	OutcomeReplaced   Outcome = "Replaced"
+	OutcomeRolledBack Outcome = "RolledBack"
+	OutcomeRefused    Outcome = "Refused"
+)
+
+// Revision is one entry of a plugin's history.
+type Revision struct {
+	Revision   string
+	Generation int64
+	Version    string
+	Outcome    Outcome
+	Message    string
+	Start, End time.Time
+	// Gap is how long nobody was active when it took over; negative: it replaced nobody.
+	Gap  time.Duration
+	Spec Spec
+}
+
+// History is the last revisions, newest first. It is never changed, only replaced.
+type History struct{ Revisions []Revision }
+
+// Event is something that happened to a plugin.
+type Event struct {
+	Warning         bool
+	Reason, Message string
+}
+
+// What Status.Progress says.
+const (
+	ProgressStarting   = "Starting"
+	ProgressStandby    = "Standby"
+	ProgressWatching   = "Watching"
+	ProgressComplete   = "Complete"
+	ProgressRolledBack = "RolledBack"
+	ProgressRefused    = "Refused"
+)
+
+// The reasons of events.
+const (
+	EventStarted     = "Started"
+	EventSwapStarted = "SwapStarted"
+	EventSwapped     = "Swapped"
+	EventRolledBack  = "RolledBack"
+	EventRefused     = "Refused"
+	EventBackOff     = "BackOff"
+	EventFailed      = "Failed"
+	EventKilling     = "Killing"
+	EventLimitNotSet = "LimitNotSet"
+)
+
 // Status is how a plugin is.
 type Status struct {
 	Phase Phase
@@ -187,4 +328,17 @@ type Status struct {
 	StartedAt time.Time
 	// Description as of the last start; nil before.
 	Description *Description
+	// Generation of the spec that this is about.
+	Generation int64
+	// Revision is what is active, or should be.
+	Revision string
+	// Candidate is a swap under way; its Revision is empty if there is none.
+	Candidate Candidate
+	// Progress is how the last swap went: Starting, Standby, Watching, Complete, RolledBack
+	// or Refused; ProgressMessage says why.
+	Progress, ProgressMessage string
+	// NotAccepted are the rules that the program declares and the spec does not accept.
+	NotAccepted string
+	// History is never nil after the first start.
+	History *History
 }

@@ -2,11 +2,14 @@ package pluginhost
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
+
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 )
 
 // lookAgain is how often a program that was missing or had another checksum is looked
@@ -19,35 +22,36 @@ type unit struct {
 	name string
 	log  *logFile
 	slog *slog.Logger
-	// renew holds one token when credentials are to be looked at.
-	renew chan struct{}
 	// sockets outlive the processes.
 	sockets *sockets
 
-	mu      sync.Mutex // guards all below
-	spec    Spec
-	removed bool
-	changed chan struct{} // closed and replaced when spec, removed or a restart is wanted
-	status  Status
-	starts  int
+	mu       sync.Mutex // guards all below
+	spec     Spec
+	removed  bool
+	restarts int           // how often Restart was called
+	agains   int           // how often SwapAgain was called
+	changed  chan struct{} // holds one token when any of those may have changed
+	status   Status
+	live     []*session // whose goroutine runs
+
+	granting sync.Mutex          // guards granted, and the order of Accept
+	granted  []rbacv1.PolicyRule // that Accept was told last
 }
 
 func newUnit(h *Host, spec Spec) *unit {
+	log := h.cfg.Log.With("plugin", spec.Name)
 	return &unit{
-		host: h, name: spec.Name, spec: spec, changed: make(chan struct{}), renew: make(chan struct{}, 1),
-		log:    newLogFile(h.logDir(), spec.Name),
-		slog:   h.cfg.Log.With("plugin", spec.Name),
-		status: Status{Phase: PhaseStopped}, sockets: newSockets(h.cfg.Log.With("plugin", spec.Name)),
+		host: h, name: spec.Name, spec: spec, changed: make(chan struct{}, 1),
+		log: newLogFile(h.logDir(), spec.Name), slog: log, sockets: newSockets(log),
+		status: Status{Phase: PhaseStopped},
 	}
 }
 
 func (u *unit) want(spec Spec) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.removed || !u.spec.equal(spec) {
-		u.spec, u.removed = spec, false
-		u.kick()
-	}
+	u.spec, u.removed = spec, false
+	u.kick()
 }
 
 func (u *unit) remove() {
@@ -63,14 +67,28 @@ func (u *unit) restart() error {
 	if !u.spec.Enabled {
 		return fmt.Errorf("restart plugin %s: it is not enabled", u.name)
 	}
+	u.restarts++
+	u.kick()
+	return nil
+}
+
+func (u *unit) again() error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.status.Progress != ProgressRefused && u.status.Progress != ProgressRolledBack {
+		return ErrNothingToTry
+	}
+	u.agains++
 	u.kick()
 	return nil
 }
 
 // kick wakes the supervisor; u.mu is held.
 func (u *unit) kick() {
-	close(u.changed)
-	u.changed = make(chan struct{})
+	select {
+	case u.changed <- struct{}{}:
+	default:
+	}
 }
 
 func (u *unit) isRemoved() bool {
@@ -79,10 +97,17 @@ func (u *unit) isRemoved() bool {
 	return u.removed
 }
 
-func (u *unit) wanted() (spec Spec, changed <-chan struct{}, removed bool) {
+// wish is what is wanted of a unit.
+type wish struct {
+	spec             Spec
+	removed          bool
+	restarts, agains int
+}
+
+func (u *unit) wanted() wish {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return u.spec, u.changed, u.removed
+	return wish{u.spec, u.removed, u.restarts, u.agains}
 }
 
 func (u *unit) getStatus() Status {
@@ -104,61 +129,73 @@ func (u *unit) update(change func(s *Status)) {
 	}
 }
 
-// supervise makes what is wanted so until ctx ends or the unit is removed.
-func (u *unit) supervise(ctx context.Context) {
-	defer u.log.close()
-	defer u.sockets.keepFor()
-	var b backoff
-	for ctx.Err() == nil {
-		spec, changed, removed := u.wanted()
-		switch {
-		case removed:
-			u.update(func(s *Status) { s.Phase, s.PID, s.Message = PhaseStopped, 0, "" })
-			if u.host.forget(u) {
-				return
-			}
-		case !spec.Enabled:
-			u.sockets.keepFor()
-			u.update(func(s *Status) { s.Phase, s.PID, s.Message = PhaseStopped, 0, "" })
-			pause(ctx, changed, -1)
-		default:
-			ran, err := u.serve(ctx, spec, changed)
-			if err == nil { // asked to end
-				b.reset()
-				continue
-			}
-			u.failed(ctx, changed, &b, ran, err)
+// event tells the listener of something that happened. Only the supervisor's goroutine
+// calls it.
+func (u *unit) event(warning bool, reason, format string, args ...any) {
+	if u.host.cfg.OnEvent != nil {
+		u.host.cfg.OnEvent(u.name, Event{Warning: warning, Reason: reason, Message: fmt.Sprintf(format, args...)})
+	}
+}
+
+// renew has the sessions look at their credentials.
+func (u *unit) renew() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for _, s := range u.live {
+		select {
+		case s.renewals <- struct{}{}:
+		default: // it has yet to look
 		}
 	}
-	u.update(func(s *Status) { s.Phase, s.PID, s.Message = PhaseStopped, 0, "" })
 }
 
-// failed notes why a plugin does not run, and waits until it should be tried again.
-func (u *unit) failed(ctx context.Context, changed <-chan struct{}, b *backoff, ran time.Duration, err error) {
-	phase, wait := PhaseBackOff, time.Duration(0)
-	if final, ok := errors.AsType[*permanentError](err); ok {
-		phase, wait = PhaseFailed, final.again
-	} else {
-		wait = b.next(ran)
+// grant has the rules of a session accepted, together with those of the others that run:
+// both need their rights until one has ended.
+func (u *unit) grant(ctx context.Context, s *session) error {
+	if u.host.cfg.Accept == nil {
+		return nil
 	}
-	if old := u.getStatus(); old.Phase != PhaseFailed || old.LastError != err.Error() {
-		u.slog.Error("Plugin does not run", "phase", phase, "restartIn", wait.Round(time.Millisecond), "err", err)
+	u.granting.Lock()
+	defer u.granting.Unlock()
+	d := s.description
+	u.mu.Lock()
+	alone := len(u.live) == 1
+	u.mu.Unlock()
+	if !alone {
+		d.Rules = union(u.granted, d.Rules)
 	}
-	u.update(func(s *Status) { s.Phase, s.PID, s.Message, s.LastError = phase, 0, "", err.Error() })
-	pause(ctx, changed, wait)
+	if err := u.host.cfg.Accept(ctx, d); err != nil {
+		return err
+	}
+	u.granted = d.Rules
+	return nil
 }
 
-// pause waits for a change, the end, or the time if it is not negative.
-func pause(ctx context.Context, changed <-chan struct{}, wait time.Duration) {
-	var timer <-chan time.Time
-	if wait >= 0 {
-		timer = time.After(wait)
+// narrow takes back what only a process that has ended needed.
+func (u *unit) narrow(ctx context.Context, s *session) {
+	u.granting.Lock()
+	defer u.granting.Unlock()
+	if u.host.cfg.Accept == nil || equality.Semantic.DeepEqual(u.granted, s.description.Rules) {
+		return
 	}
-	select {
-	case <-ctx.Done():
-	case <-changed:
-	case <-timer:
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	if err := u.host.cfg.Accept(ctx, s.description); err != nil {
+		u.slog.Warn("Rights of a plugin that was replaced are not taken back", "err", err)
+		return
 	}
+	u.granted = s.description.Rules
+}
+
+// union is a and what of b is not in it.
+func union(a, b []rbacv1.PolicyRule) []rbacv1.PolicyRule {
+	out := slices.Clone(a)
+	for _, r := range b {
+		if !slices.ContainsFunc(a, func(o rbacv1.PolicyRule) bool { return equality.Semantic.DeepEqual(o, r) }) {
+			out = append(out, r)
+		}
+	}
+	return out
 }
 
 // permanentError is one that starting the same thing again does not mend.

@@ -88,6 +88,22 @@ func (h *harness) wait(t *testing.T, name string, want pluginhost.Phase) pluginh
 	return s
 }
 
+// waitFor waits until a plugin's status is as it should be.
+func (h *harness) waitFor(t *testing.T, name, what string, ok func(pluginhost.Status) bool) pluginhost.Status {
+	t.Helper()
+	var s pluginhost.Status
+	defer func() {
+		if t.Failed() {
+			t.Logf("status: %+v", s)
+		}
+	}()
+	poll(t, name+" is "+what, func() bool {
+		s, _ = h.Status(name)
+		return ok(s)
+	})
+	return s
+}
+
 func worker1(mode string) pluginhost.Spec {
 	s := pluginhost.Spec{Name: "worker", Kind: "runtime", BuiltIn: true, Enabled: true}
 	if mode != "" {
@@ -303,9 +319,11 @@ func TestChanges(t *testing.T) {
 	h.ensure(t, worker1(""))
 	h.ensure(t, worker1("other"))
 	second := next(first)
+	poll(t, "the old process is gone", func() bool { return gone(first.PID) })
 	if !gone(first.PID) || second.LastError != "" {
 		t.Errorf("after a change: got %+v, want the old process gone and no error", second)
 	}
+	h.waitFor(t, "worker", "swapped", func(s pluginhost.Status) bool { return s.Progress == pluginhost.ProgressComplete })
 	if err := h.Restart(t.Context(), "worker"); err != nil {
 		t.Fatal(err)
 	}

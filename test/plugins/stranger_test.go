@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -78,12 +79,15 @@ func TestStranger(t *testing.T) {
 	}
 	spec.Config = json.RawMessage(`{"greeting":""}`)
 	h.ensure(t, spec)
-	if s := h.wait(t, "hello", pluginhost.PhaseFailed); !strings.Contains(s.LastError, "spec.config: greeting: Required value: say something") {
-		t.Errorf("last error: got %q, want one that names greeting", s.LastError)
+	if s := h.waitFor(t, "hello", "refused", func(s pluginhost.Status) bool { return s.Progress == pluginhost.ProgressRefused }); s.Phase != pluginhost.PhaseRunning ||
+		!strings.Contains(s.LastError, "spec.config: greeting: Required value: say something") {
+		t.Errorf("got %+v, want the one before to run, and an error that names greeting", s)
 	}
 	spec.Config = json.RawMessage(`{"greeting":"Moin"}`)
 	h.ensure(t, spec)
-	h.wait(t, "hello", pluginhost.PhaseRunning)
+	h.waitFor(t, "hello", "swapped", func(s pluginhost.Status) bool {
+		return s.Progress == pluginhost.ProgressComplete && s.Phase == pluginhost.PhaseRunning && s.Revision == h.Revision(spec)
+	})
 	if got, err := os.ReadFile(greeting); err != nil || string(got) != "Moin, node-1\n" {
 		t.Errorf("greeting: got %q, %v", got, err)
 	}
@@ -218,6 +222,9 @@ func TestNoBackDoor(t *testing.T) {
 	}
 }
 
+// instanceOf is the end of the path of a plugin's cgroup.
+var instanceOf = regexp.MustCompile(`/[a-z]+\.[a-z0-9]{10}$`)
+
 // look describes a process as the kernel (Linux) sees it, with the plugin's name taken out.
 func look(t *testing.T, pid int, name string) []string {
 	t.Helper()
@@ -241,7 +248,7 @@ func look(t *testing.T, pid int, name string) []string {
 		t.Errorf("%s: the arguments hold a key", name)
 	}
 	for line := range strings.Lines(read("cgroup")) {
-		out = append(out, "cgroup "+strings.ReplaceAll(strings.TrimSpace(line), "/"+name, "/NAME"))
+		out = append(out, "cgroup "+instanceOf.ReplaceAllString(strings.TrimSpace(line), "/NAME"))
 	}
 	for line := range strings.Lines(read("status")) {
 		for _, key := range []string{"PPid", "Uid", "Gid", "CapEff", "CapBnd", "NoNewPrivs", "Seccomp"} {
@@ -263,13 +270,13 @@ func look(t *testing.T, pid int, name string) []string {
 }
 
 // TestBuiltInIsReadOnce: in the host's source, being built in decides about the program's
-// path and about nothing else.
+// path, and that nobody has to accept its rules, and about nothing else.
 func TestBuiltInIsReadOnce(t *testing.T) {
 	files, err := filepath.Glob("../../core/pluginhost/*.go")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("sources: %v, %v", files, err)
 	}
-	allowed := map[string]bool{"command": true, "equal": true, "New": true}
+	allowed := map[string]bool{"command": true, "notAccepted": true, "New": true}
 	for _, file := range files {
 		if strings.HasSuffix(file, "_test.go") {
 			continue
