@@ -1,6 +1,7 @@
 package pluginhost
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -36,7 +37,7 @@ func (h *Host) Revision(s Spec) string {
 		what.Program, what.Scope, what.Rules = s.Program, s.Scope, s.Rules
 	}
 	if len(s.Config) > 0 {
-		what.Config = s.Config
+		what.Config = canonical(s.Config)
 	}
 	text, err := json.Marshal(what)
 	if err != nil { // a configuration that is no JSON: it is refused when it is used
@@ -44,6 +45,21 @@ func (h *Host) Revision(s Spec) string {
 	}
 	sum := sha256.Sum256(text)
 	return hex.EncodeToString(sum[:])[:revisionDigits]
+}
+
+// canonical is a JSON text without what does not matter: space, and the order of keys.
+func canonical(text json.RawMessage) json.RawMessage {
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.UseNumber()
+	var value any
+	if d.Decode(&value) != nil {
+		return text
+	}
+	out, err := json.Marshal(value)
+	if err != nil {
+		return text
+	}
+	return out
 }
 
 // target is a spec with the name of its revision.

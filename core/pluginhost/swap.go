@@ -170,6 +170,9 @@ func (v *supervisor) takeOver() {
 		}
 		next.endNow()
 		v.note(next, next.explain(err), OutcomeRolledBack)
+		v.update(func(s *Status) {
+			s.History = s.History.change(next.target.revision, func(r *Revision) { r.Start, r.Gap = from, gap })
+		})
 		v.comeBack(old, before)
 		return
 	}

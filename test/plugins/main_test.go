@@ -38,6 +38,8 @@ func TestMain(m *testing.M) {
 				kit.Main(execplugin.Plugin)
 			}
 			kit.Main(builtIn(os.Args[2]))
+		case "plugin-swap":
+			swapMain(os.Args[2], append(os.Args[3:], "")[0])
 		case "plugin-versions":
 			if err := versionsMain(os.Args[2], os.Args[3]); err != nil {
 				fmt.Fprintln(os.Stderr, err)
