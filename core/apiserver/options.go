@@ -25,6 +25,8 @@ type Options struct {
 
 	Encryption EncryptionOptions
 
+	Plugins PluginOptions
+
 	Requests RequestOptions
 
 	Serving ServingOptions
@@ -62,6 +64,8 @@ func (o *Options) parts() []optionsPart {
 		&o.Authentication,
 
 		&o.Backup,
+
+		&o.Plugins,
 
 		&o.Datastore,
 		&o.Authorization,

@@ -188,9 +188,12 @@ func RunAgent(ctx context.Context, cfg AgentConfig) error {
 		Credentials: own, APIServer: join.Server, APICA: join.CA,
 		Cluster: clusterSettings(join.PodCIDRs, join.ServiceCIDRs, join.Domain, join.DNSAddress),
 		Node:    pluginhost.Node{Name: join.Node.Name, Addresses: join.Node.Addresses, KubeletPort: kubeletPort},
-		BuiltIn: builtinCommand(cfg.Builtins, cfg.Command), LogLevel: cfg.LogLevel, OnStatus: sync.onStatus,
+		BuiltIn: builtinCommand(cfg.Builtins, cfg.Command), LogLevel: cfg.LogLevel, OnStatus: sync.onStatus, OnEvent: sync.onEvent,
+		PluginDirs: pluginDirs(nil, cfg.DataDir), Version: version.Git() + " " + version.Build(),
 		CgroupParent: CgroupParent(cfg.RunDir), Now: cfg.time.clock(),
 	})
+	sync.events = newPluginEvents(clientset.CoreV1(), join.Node.Name)
+	defer sync.events.stop()
 	ctx, refuse := context.WithCancelCause(ctx)
 	defer refuse(nil)
 	sync.before = func(ctx context.Context) bool {

@@ -35,6 +35,7 @@ type pluginSync struct {
 	log    *slog.Logger
 	api    *client.Client
 	host   *pluginhost.Host
+	events *pluginEvents
 	node   string
 	server bool // the server runs all scopes and owns the status's top level
 	// scopes of the built-in plugins, by name; a stranger's plugin says its own.
@@ -67,6 +68,9 @@ func (s *pluginSync) onStatus(name string, status pluginhost.Status) {
 	default:
 	}
 }
+
+// onEvent is the plugin host's OnEvent.
+func (s *pluginSync) onEvent(name string, e pluginhost.Event) { s.events.record(name, e) }
 
 // createMissing makes the objects of built-in plugins that the cluster has none of.
 func (s *pluginSync) createMissing(ctx context.Context, builtins []Builtin) error {
@@ -123,15 +127,10 @@ func (s *pluginSync) ensure(p *v1alpha1.Plugin) {
 		s.host.Remove(p.Name)
 		return
 	}
-	spec := pluginhost.Spec{
-		Name: p.Name, Kind: p.Spec.Kind, BuiltIn: p.Spec.Source.BuiltIn, Program: p.Spec.Source.Program, Path: p.Spec.Source.Path,
-		SHA256: p.Spec.Source.SHA256, Args: p.Spec.Args, Enabled: p.Spec.Enabled == nil || *p.Spec.Enabled,
-	}
-	if spec.Program != "" {
-		spec.Scope, spec.Rules = string(p.Spec.Scope), p.Spec.Rules
-	}
-	if p.Spec.Config != nil {
-		spec.Config = p.Spec.Config.Raw
+	s.events.know(p)
+	spec := hostSpec(p)
+	if _, known := s.host.Status(p.Name); !known {
+		spec.Restore = s.restore(p)
 	}
 	if err := s.host.Ensure(spec); err != nil {
 		s.onStatus(p.Name, pluginhost.Status{Phase: pluginhost.PhaseFailed, LastError: err.Error()})
@@ -211,60 +210,3 @@ func (s *pluginSync) write(ctx context.Context, name string, status pluginhost.S
 		return err
 	})
 }
-
-// apply puts a status into a Plugin object: at the top level if this is the
-// server, and in the entry of this node if the plugin runs on each.
-func (s *pluginSync) apply(p *v1alpha1.Plugin, status pluginhost.Status) {
-	here := v1alpha1.PluginNodeStatus{
-		Name: s.node, Phase: phaseOf(status.Phase), PID: int64(status.PID), Restarts: int32(status.Restarts),
-		Version: status.Version, LastError: status.LastError,
-	}
-	if !status.StartedAt.IsZero() {
-		here.StartedAt = &metav1.Time{Time: status.StartedAt.Truncate(time.Second)}
-	}
-	onNodes := p.Spec.Scope == v1alpha1.PluginScopeNode || s.scopes[p.Name] == v1alpha1.PluginScopeNode ||
-		status.Description != nil && status.Description.Scope == string(v1alpha1.PluginScopeNode)
-	if onNodes {
-		at := slices.IndexFunc(p.Status.Nodes, func(n v1alpha1.PluginNodeStatus) bool { return n.Name == s.node })
-		if at < 0 {
-			p.Status.Nodes = append(p.Status.Nodes, here)
-		} else {
-			p.Status.Nodes[at] = here
-		}
-	}
-	if !s.server {
-		return
-	}
-	st := &p.Status
-	st.ObservedGeneration = p.Generation
-	st.Phase, st.PID, st.Restarts, st.Version = here.Phase, here.PID, here.Restarts, here.Version
-	st.LastError, st.StartedAt = here.LastError, here.StartedAt
-	setReady(p, status)
-}
-
-// setReady keeps the condition Ready, with the time since when it is so.
-func setReady(p *v1alpha1.Plugin, status pluginhost.Status) {
-	c := metav1.Condition{
-		Type: "Ready", Status: metav1.ConditionFalse, Reason: string(status.Phase), Message: status.Message,
-		ObservedGeneration: p.Generation, LastTransitionTime: metav1.Now().Rfc3339Copy(),
-	}
-	if status.Phase == pluginhost.PhaseRunning {
-		c.Status = metav1.ConditionTrue
-	}
-	if c.Message == "" && c.Status == metav1.ConditionFalse {
-		c.Message = status.LastError
-	}
-	for i, old := range p.Status.Conditions {
-		if old.Type == c.Type {
-			if old.Status == c.Status {
-				c.LastTransitionTime = old.LastTransitionTime
-			}
-			p.Status.Conditions[i] = c
-			return
-		}
-	}
-	p.Status.Conditions = append(p.Status.Conditions, c)
-}
-
-// phaseOf names a phase of the plugin host as the API does: with the same words.
-func phaseOf(phase pluginhost.Phase) v1alpha1.PluginPhase { return v1alpha1.PluginPhase(phase) }

@@ -128,7 +128,8 @@ func (s *server) runPlugins(ctx context.Context, begin time.Time) error {
 		Credentials: authorityCredentials{s.pki, s.cfg.Node.Name}, APIServer: url, APICA: s.pki.CAPEM(),
 		Cluster: clusterSettings(s.cfg.PodCIDRs, s.cfg.ServiceCIDRs, s.cfg.Domain, s.cfg.DNSAddress),
 		Node:    pluginhost.Node{Name: s.cfg.Node.Name, Addresses: s.cfg.Node.Addresses, KubeletPort: kubeletPort},
-		BuiltIn: builtinCommand(s.cfg.Builtins, s.cfg.Command), LogLevel: s.cfg.LogLevel, OnStatus: s.sync.onStatus,
+		BuiltIn: builtinCommand(s.cfg.Builtins, s.cfg.Command), LogLevel: s.cfg.LogLevel, OnStatus: s.sync.onStatus, OnEvent: s.sync.onEvent,
+		PluginDirs: pluginDirs(s.cfg.API.Plugins.Dirs, s.cfg.DataDir), Version: version.Git() + " " + version.Build(),
 		CgroupParent: CgroupParent(s.cfg.RunDir), Now: s.cfg.time.clock(),
 		Accept: func(ctx context.Context, d pluginhost.Description) error {
 			return auth.EnsurePluginRole(ctx, clientset, d.Name, d.Rules)
@@ -278,6 +279,14 @@ func localAddress(listen netip.Addr) netip.Addr {
 	default:
 		return netip.AddrFrom4([4]byte{127, 0, 0, 1})
 	}
+}
+
+// pluginDirs are the folders of programs that may run as plugins.
+func pluginDirs(dirs []string, data string) []string {
+	if len(dirs) > 0 {
+		return dirs
+	}
+	return []string{filepath.Join(data, "plugins.d")}
 }
 
 func clusterSettings(pods, services []netip.Prefix, domain string, dns netip.Addr) pluginhost.Cluster {
