@@ -7,6 +7,14 @@
 // its Health stream. All of it can be seen in Status and, by Config.OnStatus, in the
 // status of the Plugin object.
 //
+// # Swaps
+//
+// A changed spec is swapped: its process, the candidate, is started and configured beside
+// the active one, which is deactivated when the candidate is at STANDBY; the candidate is
+// activated then. What it replaced is kept for Spec.Watch and comes back if the new one is
+// bad. A candidate that is no good before that is refused, and changes nothing.
+// docs/swap.md has the whole of it, supervisor.go and swap.go the code.
+//
 // # Restarts
 //
 // A plugin that ends, hangs (no report for 30 seconds) or says FAILED is started again:
@@ -19,7 +27,7 @@
 // # Security
 //
 // A plugin process inherits no environment but a short list, no standard input, and two
-// secrets in one pipe: its TLS identity. The kernel calls it over a Unix socket in a
+// secrets over one socket: its TLS identity. The kernel calls it over a Unix socket in a
 // folder of mode 0700 with mutual TLS from the kernel's own CA. go-plugin's AutoMTLS and
 // SecureConfig are not used: both exclude reattaching to a running process, which a
 // kernel upgrade under running plugins needs. So the checksum is verified here. Built-in
@@ -28,14 +36,15 @@
 // # Processes
 //
 // A plugin dies with the host: parent-death signal (sent when the thread that started
-// it ends, so one locked thread starts all of them), and the end of the pipe as a second
-// way. What is left over all the same is found at the next start by process number,
-// start time and instance id (and by cgroup) and killed. Each plugin has a cgroup of its
-// own, /keelson/plugins/NAME, on v2 and on v1 hierarchies. A process that has left its
+// it ends, so one locked thread starts all of them), and the end of the handover socket as
+// a second way. What is left over all the same is found at the next start by process number,
+// start time and instance id (and by cgroup) and killed. Each process has a cgroup of its
+// own, /keelson/plugins/NAME.INSTANCE, on v2 and on v1 hierarchies. A process that has left its
 // plugin's cgroup in any hierarchy (conmon does) is never touched.
 //
 // # Goroutines
 //
-// Run owns one goroutine for each plugin, the starting thread, and what go-plugin starts;
+// Run owns one goroutine for each plugin, one for each of its processes, the starting
+// thread, and what go-plugin starts;
 // all have ended when Run returns. Every method may be called from any goroutine.
 package pluginhost
