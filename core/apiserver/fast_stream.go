@@ -45,6 +45,7 @@ func watchHandler(lister rest.Lister, watcher rest.Watcher, scope *handlers.Requ
 			plain(w, r)
 			return
 		}
+		r, s.gzip = encodings(r)
 		handlers.ListResource(lister, s, scope, false, timeout)(w, r)
 	}
 }
@@ -60,6 +61,7 @@ type eventStream struct {
 
 	scope     *handlers.RequestScope
 	w         http.ResponseWriter
+	out       io.Writer // w, or what compresses on the way to it
 	flusher   http.Flusher
 	ctx       context.Context // of the request
 	media     runtime.SerializerInfo
@@ -69,6 +71,9 @@ type eventStream struct {
 	ids       map[watch.EventType]runtime.Identifier
 	count     compbasemetrics.CounterMetric
 	sizes     compbasemetrics.ObserverMetric
+	gzip      bool            // the client reads it
+	initial   *initialEvents  // of a stream that asked for them
+	parts     bool            // each event is compressed for itself
 	encoding  watch.EventType // of the event that is encoded
 	one       []byte          // the first event of a write, shared with other streams
 	some      *bytes.Buffer   // several events
@@ -97,14 +102,11 @@ func newEventStream(watcher rest.Watcher, scope *handlers.RequestScope, w http.R
 	if !ok || media.Convert != nil || media.Accepted.StreamSerializer == nil || media.Accepted.StreamSerializer.Framer == nil {
 		return nil
 	}
-	return &eventStream{Watcher: watcher, scope: scope, w: w, flusher: flusher, ctx: r.Context(), media: media.Accepted}
+	return &eventStream{Watcher: watcher, scope: scope, w: w, out: w, flusher: flusher, ctx: r.Context(), media: media.Accepted}
 }
 
 // Watch implements rest.Watcher.
 func (s *eventStream) Watch(ctx context.Context, opts *internalversion.ListOptions) (watch.Interface, error) {
-	if opts.SendInitialEvents != nil { // the library measures these, and may compress them
-		return s.Watcher.Watch(ctx, opts)
-	}
 	got, err := s.Watcher.Watch(store.WithTaken(ctx), opts)
 	if err != nil {
 		return nil, err
@@ -114,13 +116,20 @@ func (s *eventStream) Watch(ctx context.Context, opts *internalversion.ListOptio
 		return got, nil
 	}
 	s.Taken = taken
+	if asksInitialEvents(opts) {
+		s.beginInitial(ctx, opts)
+	}
 	return s, nil
 }
 
 // ResultChan implements watch.Interface.
 func (s *eventStream) ResultChan() <-chan watch.Event {
 	s.prepare()
+	if s.initial != nil && s.gzip {
+		s.compress()
+	}
 	s.serve()
+	s.closeInitial()
 	over := make(chan watch.Event)
 	close(over)
 	return over
@@ -134,13 +143,18 @@ func (s *eventStream) prepare() {
 	var empty bytes.Buffer
 	_, _ = stream.Framer.NewFrameWriter(&empty).Write(nil) // a Buffer takes all
 	s.prefix = empty.Len()
-	s.ids = map[watch.EventType]runtime.Identifier{}
-	for _, t := range []watch.EventType{watch.Added, watch.Modified, watch.Deleted, watch.Bookmark, watch.Error} {
-		s.ids[t] = runtime.Identifier(fmt.Sprintf("frame %s %s %s %s", t, s.media.MediaType, s.object.Identifier(), s.event.Identifier()))
-	}
+	s.identify()
 	gvr := s.scope.Resource
 	s.count = metrics.WatchEvents.WithContext(s.ctx).WithLabelValues(gvr.Group, gvr.Version, gvr.Resource)
 	s.sizes = metrics.WatchEventsSizes.WithContext(s.ctx).WithLabelValues(gvr.Group, gvr.Version, gvr.Resource)
+}
+
+// identify names the form that events are encoded in.
+func (s *eventStream) identify() {
+	s.ids = map[watch.EventType]runtime.Identifier{}
+	for _, t := range []watch.EventType{watch.Added, watch.Modified, watch.Deleted, watch.Bookmark, watch.Error} {
+		s.ids[t] = runtime.Identifier(fmt.Sprintf("frame %t %s %s %s %s", s.parts, t, s.media.MediaType, s.object.Identifier(), s.event.Identifier()))
+	}
 }
 
 // serve writes events until the watch or the request is over.
@@ -189,6 +203,9 @@ func (s *eventStream) add(ev *watch.Event) error {
 	if err == nil {
 		s.count.Inc()
 		s.sizes.Observe(float64(s.size - s.prefix))
+		if s.endsInitial(ev) {
+			s.initialSent()
+		}
 	}
 	return err
 }
@@ -207,14 +224,23 @@ func (s *eventStream) frame(obj runtime.Object, w io.Writer) error {
 	if _, err := s.media.StreamSerializer.Framer.NewFrameWriter(&framed).Write(outer.Bytes()); err != nil {
 		return fmt.Errorf("frame watch event: %w", err)
 	}
-	_, err := w.Write(framed.Bytes())
+	data := framed.Bytes()
+	if s.parts {
+		var err error
+		if data, err = part(data); err != nil {
+			return err
+		}
+	}
+	_, err := w.Write(data)
 	return err
 }
 
 // Splice implements runtime.Splice: raw is never changed, so the first event of a
 // write is not copied.
 func (s *eventStream) Splice(raw []byte) {
-	s.size = len(raw)
+	if s.size = len(raw); s.parts {
+		s.size = plainSize(raw)
+	}
 	if s.one == nil && s.some == nil {
 		s.one = raw
 		return
@@ -257,6 +283,9 @@ func (s *eventStream) flush() {
 		}
 		s.some = nil
 	}
+	if s.initial != nil && s.initial.gzip != nil && s.writeFail == nil {
+		s.writeFail = s.initial.gzip.Flush()
+	}
 	s.flusher.Flush()
 }
 
@@ -264,7 +293,7 @@ func (s *eventStream) flush() {
 func (s *eventStream) write(p []byte) {
 	for len(p) > 0 && s.writeFail == nil {
 		n := min(len(p), dataBytes)
-		_, s.writeFail = s.w.Write(p[:n])
+		_, s.writeFail = s.out.Write(p[:n])
 		p = p[n:]
 	}
 }

@@ -186,7 +186,7 @@ func TestStreamCounts(t *testing.T) {
 	})
 }
 
-func metricOf(t *testing.T, h *harness, series string) float64 {
+func metricOf(t testing.TB, h *harness, series string) float64 {
 	t.Helper()
 	data, err := h.admin.CoreV1().RESTClient().Get().AbsPath("/metrics").DoRaw(t.Context())
 	if err != nil {

@@ -34,7 +34,7 @@ func joinedPair(t *testing.T) (server *joinedConn, client net.Conn) {
 }
 
 // waitUntil repeats f until it returns true, however busy the machine is.
-func waitUntil(t *testing.T, what string, f func() bool) {
+func waitUntil(t testing.TB, what string, f func() bool) {
 	t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
