@@ -37,6 +37,7 @@ func TestCluster(t *testing.T) {
 		{"RollingUpdateAndUndo", c.testRollout},
 		{"DeletePod", c.testDeletePod},
 		{"KillContainer", c.testKillContainer},
+		{"SwapPlugins", c.testSwapPlugins},
 		{"KillPlugins", c.testKillPlugins},
 		{"KillKernel", c.testKillKernel},
 		{"WrongInput", c.testWrongInput},
