@@ -257,6 +257,16 @@ func newRunner(env *kit.Env, config Config) (*runner, error) {
 	return &runner{env: env, server: server}, nil
 }
 
+var _ kit.WarmStandby = (*runner)(nil)
+
+// Warm looks for the programs. Records, images and cgroups belong to the active process.
+func (r *runner) Warm(ctx context.Context, warm func()) error {
+	_ = r.server.findPrograms() // Start says what is missing
+	warm()
+	<-ctx.Done()
+	return nil
+}
+
 // Start serves until ctx ends.
 func (r *runner) Start(ctx context.Context) error {
 	s := r.server
