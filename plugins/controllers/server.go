@@ -219,6 +219,7 @@ func (s *Server) Start(ctx context.Context) error {
 	}
 	defer s.context.Broadcaster.Shutdown()
 	s.context.Broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: s.context.Client.CoreV1().Events(corev1.NamespaceAll)})
+	s.env.Health.SetReady() // before all keys that have waited want the processor
 	group, ctx := errgroup.WithContext(ctx)
 	for name, c := range s.controllers {
 		group.Go(func() error {
@@ -228,7 +229,6 @@ func (s *Server) Start(ctx context.Context) error {
 			return nil
 		})
 	}
-	s.env.Health.SetReady()
 	s.env.Log.Info("Controllers run", "controllers", strings.Join(s.running(), ","))
 	return group.Wait()
 }

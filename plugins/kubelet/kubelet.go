@@ -96,7 +96,7 @@ var _ kit.WarmStandby = (*Kubelet)(nil)
 
 // Warm keeps the node's pods and the services.
 func (k *Kubelet) Warm(ctx context.Context, warm func()) error {
-	defer context.AfterFunc(k.env.Life(), func() { _ = k.conn.Close() }) // streams may need it longer
+	defer func() { context.AfterFunc(k.env.Life(), func() { _ = k.conn.Close() }) }() // streams may need it longer
 	var wg sync.WaitGroup
 	wg.Go(func() { k.pods.RunWithContext(ctx) })
 	wg.Go(func() { k.services.RunWithContext(ctx) })
