@@ -26,13 +26,16 @@ up: setup build ## Set up this machine, start a cluster and the example applicat
 setup: ## Install what Keelson needs, with apt-get (root)
 	scripts/setup
 
+.PHONY: test-setup
+test-setup: ## The same, and what the tests need besides: Node.js, npm and the modules of an example (root)
+	scripts/setup test
+
 .PHONY: build
 build: ## Build bin/keelson
 	go build -ldflags '$(LDFLAGS)' -o $(BIN) ./cli
 
 .PHONY: test
-test: build ## Set up this machine and pass all tests, end-to-end included (root)
-	scripts/setup test
+test: test-setup build ## Set up this machine and pass all tests, end-to-end included (root)
 	scripts/test all
 
 .PHONY: unit
