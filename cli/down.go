@@ -143,7 +143,7 @@ func uninstall(ctx context.Context, d dirs, streams genericiooptions.IOStreams) 
 	if d.isDefault() {
 		errs = append(errs, removeUnit(), removeLink(d))
 	}
-	errs = append(errs, removeOwn(d.Run, ownInRun), removeOwn(d.Data, ownInData))
+	errs = append(errs, removeCopies(filepath.Join(d.Data, "plugins.d")), removeOwn(d.Run, ownInRun), removeOwn(d.Data, ownInData))
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}

@@ -142,6 +142,7 @@ func described(ctx context.Context, s v1alpha1.PluginSource, args []string) (*pl
 	if sum != s.SHA256 {
 		return nil, fmt.Errorf("%s has checksum %s, spec.source.sha256 is %s: this is not the program that the kernel would start", s.Path, sum, s.SHA256)
 	}
+	quietGRPC()
 	return pluginverify.Describe(ctx, pluginverify.Program{Path: s.Path, Args: args})
 }
 

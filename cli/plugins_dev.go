@@ -73,14 +73,16 @@ type development struct {
 	binary  string           // what is swapped in
 	before  *v1alpha1.Plugin // nil: there was none
 	copies  map[string]bool  // files that were copied into the plugin folder
-	mu      sync.Mutex       // guards the output, which the log and the swaps share
+
+	mu       sync.Mutex // guards terminal, which the log and the swaps share
+	terminal io.Writer
 }
 
 // Write writes to the terminal, from several goroutines.
 func (d *development) Write(b []byte) (int, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.IOStreams.Out.Write(b)
+	return d.terminal.Write(b)
 }
 
 func (d *development) run(ctx context.Context) (err error) {
@@ -98,7 +100,7 @@ func (d *development) run(ctx context.Context) (err error) {
 	}
 	defer cleanup()
 	shared := *d.pluginsCommand
-	shared.IOStreams.Out = d
+	d.terminal, shared.Out = shared.Out, d
 	d.pluginsCommand = &shared
 	defer func() { err = errors.Join(err, d.giveBack(context.WithoutCancel(ctx))) }()
 

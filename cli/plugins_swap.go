@@ -166,11 +166,13 @@ func (p *pluginsCommand) acceptFound(obj *v1alpha1.Plugin, found *program, accep
 	if obj.Spec.Kind != found.kind {
 		return fmt.Errorf("plugin %s is of kind %q, the program of kind %q", obj.Name, obj.Spec.Kind, found.kind)
 	}
-	more := beyond(found.rules, obj.Spec.Rules)
-	if len(more) == 0 {
+	if len(beyond(found.rules, obj.Spec.Rules)) == 0 {
 		return nil
 	}
-	printRules(p.Out, "asked for beyond what is accepted", more)
+	printRules(p.Out, "asked for", found.rules)
+	if len(obj.Spec.Rules) > 0 {
+		printRules(p.Out, "accepted so far", obj.Spec.Rules)
+	}
 	if !accept {
 		return fmt.Errorf("the program asks for rights that nobody has accepted: --accept accepts them")
 	}
@@ -198,6 +200,7 @@ func (p *pluginsCommand) install(ctx context.Context, name string, o swapOptions
 	if err := p.serverIsHere(); err != nil {
 		return nil, fmt.Errorf("%w: copy %s into the server's plugin folder, and change spec.source of plugin %s to that path and sha256 %s", err, path, name, sum)
 	}
+	quietGRPC()
 	d, err := pluginverify.Describe(ctx, pluginverify.Program{Path: path, Args: o.args})
 	if err != nil {
 		return nil, fmt.Errorf("--path: %w", err)
@@ -214,10 +217,41 @@ func (p *pluginsCommand) install(ctx context.Context, name string, o swapOptions
 	return &program{source: v1alpha1.PluginSource{Path: path, SHA256: sum}, kind: d.GetKind(), rules: rulesOf(d)}, nil
 }
 
+// sumDigits are how many digits of its checksum the name of a copied program ends with.
+const sumDigits = 12
+
+// removeCopies removes the programs that swap has copied into a plugin folder, and the
+// folder if that leaves it empty. Others are not ours to remove.
+func removeCopies(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	left := len(entries)
+	var errs []error
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		if !e.Type().IsRegular() || len(e.Name()) <= sumDigits {
+			continue
+		}
+		if sum, err := pluginverify.Sum(path); err != nil || !strings.HasSuffix(e.Name(), "-"+sum[:sumDigits]) {
+			continue
+		}
+		left--
+		errs = append(errs, os.Remove(path))
+	}
+	if left == 0 {
+		errs = append(errs, os.Remove(dir))
+	}
+	return errors.Join(errs...)
+}
+
 // copyProgram copies a program into the plugin folder, unless it is there.
 func copyProgram(from, dir, name, sum string) (string, error) {
-	const digits = 12 // of the checksum, in the name
-	to := filepath.Join(dir, name+"-"+sum[:digits])
+	to := filepath.Join(dir, name+"-"+sum[:sumDigits])
 	if have, err := pluginverify.Sum(to); err == nil && have == sum {
 		return to, nil
 	}

@@ -17,6 +17,7 @@ import (
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
+	"keelson.dev/keelson/core/pluginverify"
 	"keelson.dev/keelson/proto/api/v1alpha1"
 )
 
@@ -313,9 +314,12 @@ func TestCopyProgram(t *testing.T) {
 	if err := os.WriteFile(from, []byte("program"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	sum := strings.Repeat("0123456789ab", 6)[:64]
+	sum, err := pluginverify.Sum(from)
+	if err != nil {
+		t.Fatal(err)
+	}
 	to, err := copyProgram(from, filepath.Join(dir, "plugins.d"), "mine", sum)
-	if err != nil || filepath.Base(to) != "mine-0123456789ab" {
+	if err != nil || filepath.Base(to) != "mine-"+sum[:12] {
 		t.Fatalf("got %s, %v", to, err)
 	}
 	if info, err := os.Stat(to); err != nil || info.Mode().Perm() != 0o755 {
@@ -323,5 +327,22 @@ func TestCopyProgram(t *testing.T) {
 	}
 	if left, _ := filepath.Glob(filepath.Join(dir, "plugins.d", ".new-*")); len(left) > 0 {
 		t.Errorf("left over: %v", left)
+	}
+	// Uninstall removes the copy, and nothing else.
+	other := filepath.Join(dir, "plugins.d", "mine-0123456789ab")
+	if err := os.WriteFile(other, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []bool{true, false} { // whether the folder is still there
+		if err := removeCopies(filepath.Join(dir, "plugins.d")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(to); err == nil {
+			t.Error("the copy is still there")
+		}
+		if _, err := os.Stat(filepath.Dir(other)); (err == nil) != want {
+			t.Errorf("the folder: %v, want it there: %t", err, want)
+		}
+		_ = os.Remove(other)
 	}
 }

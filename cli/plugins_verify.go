@@ -37,7 +37,7 @@ is given. The exit code is 0 if nothing is wrong.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			p.Path, p.Args = args[0], args[1:]
-			grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, io.Discard, io.Discard)) // of the plugin's end
+			quietGRPC()
 			if config != "" {
 				var err error
 				if p.Config, err = readConfig(config); err != nil {
@@ -67,3 +67,6 @@ func printCheck(streams genericiooptions.IOStreams, c pluginverify.Check) {
 	}
 	fmt.Fprintf(streams.Out, "  %-10s %s\n", c.Name, strings.ReplaceAll(text, "\n", indent))
 }
+
+// quietGRPC keeps gRPC's own remarks on the end of a plugin from the terminal.
+func quietGRPC() { grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, io.Discard, io.Discard)) }

@@ -111,7 +111,7 @@ func judge(p *v1alpha1.Plugin, generation int64, wholeWatch bool) verdict {
 
 // took says what is active, and the gap in which it became so.
 func took(s *v1alpha1.PluginStatus) string {
-	text := "revision " + s.Revision + " is active"
+	text := "revision " + orNone(s.Revision) + " is active"
 	for i := range s.History {
 		if r := &s.History[i]; r.Outcome == v1alpha1.PluginOutcomeActive && r.GapMilliseconds != nil {
 			return fmt.Sprintf("%s, gap %d ms", text, *r.GapMilliseconds)
