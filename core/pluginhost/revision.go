@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	rbacv1 "k8s.io/api/rbac/v1"
 	rbacvalidation "k8s.io/component-helpers/auth/rbac/validation"
@@ -102,12 +101,6 @@ func (h *History) change(revision string, change func(*Revision)) *History {
 		}
 	}
 	return out
-}
-
-// rolledBack notes that bad gave way to the revision before it.
-func (h *History) rolledBack(bad, good, why string, now time.Time) *History {
-	h = h.change(bad, func(r *Revision) { r.Outcome, r.Message, r.End = OutcomeRolledBack, why, now })
-	return h.change(good, func(r *Revision) { r.Outcome, r.End = OutcomeActive, time.Time{} })
 }
 
 // notAccepted are the rules that a program declares and its spec does not accept, in

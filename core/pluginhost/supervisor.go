@@ -41,7 +41,7 @@ type supervisor struct {
 	endedAt  time.Time // when the active one ended
 	settleAt time.Time // when sockets that nobody asked for are closed; zero: they are
 	starts   int       // direct starts
-	handled  wish      // of which restarts and agains have been seen to
+	handled  wish      // of which restarts and retries have been seen to
 }
 
 // trial is the time after a change over.
@@ -140,7 +140,7 @@ func (v *supervisor) step() bool {
 	if w.restarts != v.handled.restarts {
 		v.restartNow()
 	}
-	if w.agains != v.handled.agains {
+	if w.retries != v.handled.retries {
 		v.failed = ""
 	}
 	v.handled = w

@@ -29,7 +29,7 @@ type unit struct {
 	spec     Spec
 	removed  bool
 	restarts int           // how often Restart was called
-	agains   int           // how often SwapAgain was called
+	retries  int           // how often SwapAgain was called
 	changed  chan struct{} // holds one token when any of those may have changed
 	status   Status
 	live     []*session // whose goroutine runs
@@ -78,7 +78,7 @@ func (u *unit) again() error {
 	if u.status.Progress != ProgressRefused && u.status.Progress != ProgressRolledBack {
 		return ErrNothingToTry
 	}
-	u.agains++
+	u.retries++
 	u.kick()
 	return nil
 }
@@ -99,15 +99,15 @@ func (u *unit) isRemoved() bool {
 
 // wish is what is wanted of a unit.
 type wish struct {
-	spec             Spec
-	removed          bool
-	restarts, agains int
+	spec              Spec
+	removed           bool
+	restarts, retries int
 }
 
 func (u *unit) wanted() wish {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return wish{u.spec, u.removed, u.restarts, u.agains}
+	return wish{u.spec, u.removed, u.restarts, u.retries}
 }
 
 func (u *unit) getStatus() Status {

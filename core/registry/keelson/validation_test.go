@@ -13,8 +13,6 @@ import (
 	keelsonv1alpha1 "keelson.dev/keelson/proto/api/v1alpha1"
 )
 
-func ptr[T any](v T) *T { return &v }
-
 // byPath is a valid plugin of a file.
 func byPath() *keelsonv1alpha1.Plugin {
 	p := &keelsonv1alpha1.Plugin{Spec: keelsonv1alpha1.PluginSpec{
@@ -23,7 +21,7 @@ func byPath() *keelsonv1alpha1.Plugin {
 		Args:      []string{"-v"},
 		Config:    &runtime.RawExtension{Raw: []byte(`{"a":1}`)},
 		Rules:     []rbacv1.PolicyRule{{Verbs: []string{"get"}, APIGroups: []string{""}, Resources: []string{"pods"}}, {Verbs: []string{"get"}, NonResourceURLs: []string{"/version"}}},
-		Resources: &keelsonv1alpha1.PluginResources{Limits: &keelsonv1alpha1.PluginLimits{Memory: ptr(resource.MustParse("64Mi")), CPU: ptr(resource.MustParse("500m")), Pids: ptr(int64(100))}},
+		Resources: &keelsonv1alpha1.PluginResources{Limits: &keelsonv1alpha1.PluginLimits{Memory: new(resource.MustParse("64Mi")), CPU: new(resource.MustParse("500m")), Pids: new(int64(100))}},
 		Shadow:    &keelsonv1alpha1.PluginShadow{Config: &runtime.RawExtension{Raw: []byte(`{}`)}},
 	}}
 	setDefaults(p)
@@ -66,19 +64,19 @@ func TestValidate(t *testing.T) {
 		{"rule without resources", func(p *keelsonv1alpha1.Plugin) { p.Spec.Rules[0].Resources = nil }, []string{"spec.rules[0].resources: Required value"}},
 		{"rule of both", func(p *keelsonv1alpha1.Plugin) { p.Spec.Rules[1].Resources = []string{"pods"} }, []string{"spec.rules[1].nonResourceURLs: Invalid value"}},
 		{"too little", func(p *keelsonv1alpha1.Plugin) {
-			*limits(p) = keelsonv1alpha1.PluginLimits{Memory: ptr(resource.MustParse("1Mi")), CPU: ptr(resource.MustParse("9m")), Pids: ptr(int64(15))}
+			*limits(p) = keelsonv1alpha1.PluginLimits{Memory: new(resource.MustParse("1Mi")), CPU: new(resource.MustParse("9m")), Pids: new(int64(15))}
 		}, []string{
 			`spec.resources.limits.memory: Invalid value: "1Mi": must be at least 8Mi`,
 			`spec.resources.limits.cpu: Invalid value: "9m": must be at least 10m`,
 			"spec.resources.limits.pids: Invalid value: 15: must be at least 16",
 		}},
 		{"the least", func(p *keelsonv1alpha1.Plugin) {
-			*limits(p) = keelsonv1alpha1.PluginLimits{Memory: ptr(resource.MustParse("8Mi")), CPU: ptr(resource.MustParse("10m")), Pids: ptr(int64(16))}
+			*limits(p) = keelsonv1alpha1.PluginLimits{Memory: new(resource.MustParse("8Mi")), CPU: new(resource.MustParse("10m")), Pids: new(int64(16))}
 		}, nil},
 		{"no limits", func(p *keelsonv1alpha1.Plugin) { p.Spec.Resources.Limits = nil }, nil},
-		{"watch too long", func(p *keelsonv1alpha1.Plugin) { p.Spec.Swap.WatchSeconds = ptr(int32(86401)) }, []string{"spec.swap.watchSeconds: Invalid value: 86401: must be between 0 and 86400, inclusive"}},
-		{"watch negative", func(p *keelsonv1alpha1.Plugin) { p.Spec.Swap.WatchSeconds = ptr(int32(-1)) }, []string{"spec.swap.watchSeconds: Invalid value: -1"}},
-		{"no watch", func(p *keelsonv1alpha1.Plugin) { p.Spec.Swap.WatchSeconds = ptr(int32(0)) }, nil},
+		{"watch too long", func(p *keelsonv1alpha1.Plugin) { p.Spec.Swap.WatchSeconds = new(int32(86401)) }, []string{"spec.swap.watchSeconds: Invalid value: 86401: must be between 0 and 86400, inclusive"}},
+		{"watch negative", func(p *keelsonv1alpha1.Plugin) { p.Spec.Swap.WatchSeconds = new(int32(-1)) }, []string{"spec.swap.watchSeconds: Invalid value: -1"}},
+		{"no watch", func(p *keelsonv1alpha1.Plugin) { p.Spec.Swap.WatchSeconds = new(int32(0)) }, nil},
 		{"bad shadow", func(p *keelsonv1alpha1.Plugin) {
 			*p.Spec.Shadow = keelsonv1alpha1.PluginShadow{Source: keelsonv1alpha1.PluginSource{Path: "/x"}, Args: []string{"\x00"}, Config: &runtime.RawExtension{Raw: []byte(`"x"`)}}
 		}, []string{"spec.shadow.source.sha256: Required value", "spec.shadow.args[0]: Invalid value", "spec.shadow.config: Invalid value"}},
@@ -106,7 +104,7 @@ func TestDefaults(t *testing.T) {
 		t.Errorf("got %+v", p.Spec)
 	}
 	again := p.DeepCopy()
-	again.Spec.Swap.WatchSeconds = ptr(int32(0))
+	again.Spec.Swap.WatchSeconds = new(int32(0))
 	setDefaults(again)
 	if *again.Spec.Swap.WatchSeconds != 0 {
 		t.Error("a watch of 0 seconds was taken for none given")
