@@ -91,6 +91,7 @@ type session struct {
 	message                   string
 	since                     time.Time // of its phase as a candidate
 	seenReady                 bool
+	watchFor                  time.Duration // Spec.Watch, which may change while it is a candidate
 }
 
 // live runs the plugin once: from its launch to its end. A nil error means that it was

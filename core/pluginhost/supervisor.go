@@ -187,7 +187,7 @@ func (v *supervisor) begin(t target, direct bool) *session {
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(v.ctx))
 	s := &session{
 		unit: v.unit, target: t, direct: direct, cancel: cancel, renewals: make(chan struct{}, 1),
-		notify: func(e sessionEvent) { v.events <- e }, begun: time.Now(), since: time.Now(),
+		notify: func(e sessionEvent) { v.events <- e }, begun: time.Now(), since: time.Now(), watchFor: t.spec.Watch,
 	}
 	v.alive[s] = true
 	v.mu.Lock()

@@ -30,7 +30,7 @@ func (v *supervisor) decide(want target) {
 		v.next = &want
 		return
 	case v.candidate != nil && v.candidate.target.revision == want.revision:
-		v.candidate.target.spec.Watch = want.spec.Watch
+		v.candidate.watchFor = want.spec.Watch
 		return
 	}
 	v.failed = ""
@@ -178,14 +178,15 @@ func (v *supervisor) takeOver() {
 	}
 	next.active = true
 	v.active, v.current = next, &target{spec: next.target.spec, revision: next.target.revision}
+	v.current.spec.Watch = next.watchFor
 	v.describeActive()
 	v.remember(gap)
 	v.update(func(s *Status) { s.Phase, s.Message = PhaseStarting, "" })
 	v.failed, v.stuck = "", false
 	v.backoff.reset()
 	v.slog.Info("Plugin is swapped", "revision", next.target.revision, "before", before.revision, "pid", next.process.pid, "gap", gap)
-	v.settleAt = time.Now().Add(max(next.target.spec.Watch, time.Second))
-	if next.target.spec.Watch <= 0 || !before.good {
+	v.settleAt = time.Now().Add(max(next.watchFor, time.Second))
+	if next.watchFor <= 0 || !before.good {
 		if old != nil && !old.leaving {
 			old.end()
 		}
