@@ -36,7 +36,7 @@ func start(t *testing.T, client *fake.Clientset) (stop func()) {
 func asks(t *testing.T, path, network, server, name string) error {
 	t.Helper()
 	f := func() error {
-		c := dns.Client{Net: network, Timeout: 20 * time.Second}
+		c := dns.Client{Net: network, Timeout: time.Second}
 		got, _, err := c.Exchange(query(name, dns.TypeA), server+":53")
 		if err != nil {
 			return err
