@@ -41,8 +41,15 @@ func distantClient(t *testing.T, h *harness) *http.Client {
 	return &http.Client{Transport: transport}
 }
 
-// rawInitial opens a watch, and returns its body as it is and as a client reads it.
-func rawInitial(t testing.TB, c *http.Client, h *harness, query, accept, encoding string) (*http.Response, io.Reader) {
+// initialStream is the body of a watch until the test ends: as it comes, and as a
+// client reads it.
+type initialStream struct {
+	raw, plain io.Reader
+	encoding   string
+	version    int // of HTTP
+}
+
+func rawInitial(t testing.TB, c *http.Client, h *harness, query, accept, encoding string) initialStream {
 	t.Helper()
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+h.Address().String()+"/api/v1/namespaces/default/configmaps?watch=1"+query, http.NoBody)
 	if err != nil {
@@ -58,14 +65,13 @@ func rawInitial(t testing.TB, c *http.Client, h *harness, query, accept, encodin
 	if res.StatusCode != http.StatusOK {
 		t.Fatalf("watch %s: %s", query, res.Status)
 	}
-	if res.Header.Get("Content-Encoding") != "gzip" {
-		return res, res.Body
+	got := initialStream{raw: res.Body, plain: res.Body, encoding: res.Header.Get("Content-Encoding"), version: res.ProtoMajor}
+	if got.encoding == "gzip" {
+		if got.plain, err = gzip.NewReader(res.Body); err != nil {
+			t.Fatal(err)
+		}
 	}
-	plain, err := gzip.NewReader(res.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return res, plain
+	return got
 }
 
 // TestInitialEventsSayTheSame compares, byte by byte, what informers are sent: by the
@@ -101,11 +107,11 @@ func TestInitialEventsSayTheSame(t *testing.T) {
 				if i > 0 {
 					encoding = "gzip"
 				}
-				res, body := rawInitial(t, c.client, h, initialQuery+query, accept, encoding)
-				if got := res.Header.Get("Content-Encoding"); got != c.want {
-					t.Fatalf("%s over HTTP/%d: compressed by %q, want %q", w.name, res.ProtoMajor, got, c.want)
+				got := rawInitial(t, c.client, h, initialQuery+query, accept, encoding)
+				if got.encoding != c.want {
+					t.Fatalf("%s over HTTP/%d: compressed by %q, want %q", w.name, got.version, got.encoding, c.want)
 				}
-				w.streams[i] = body
+				w.streams[i] = got.plain
 			}
 			all = append(all, w)
 		}
@@ -194,7 +200,7 @@ func TestInitialEventsCount(t *testing.T) {
 	const latency = `apiserver_watch_list_duration_seconds_count{group="",resource="configmaps",scope="namespace",version="v1"}`
 	sum := func() float64 { return metricOf(t, h, "apiserver_watch_events_sizes_sum"+series) }
 	lists := metricOf(t, h, latency)
-	_, body := rawInitial(t, far, h, initialQuery, runtime.ContentTypeJSON, "gzip")
+	body := rawInitial(t, far, h, initialQuery, runtime.ContentTypeJSON, "gzip").plain
 	readUntil(t, body, metav1.InitialEventsAnnotationKey)
 	waitUntil(t, "the initial events are counted", func() bool { return metricOf(t, h, latency) > lists })
 	before := sum()
@@ -290,8 +296,8 @@ func BenchmarkInformers(b *testing.B) {
 			for range watches {
 				transport := &http.Transport{TLSClientConfig: conf.Clone(), DialContext: dialer.DialContext, ForceAttemptHTTP2: true, DisableCompression: true}
 				b.Cleanup(transport.CloseIdleConnections)
-				res, _ := rawInitial(b, &http.Client{Transport: transport}, h, initialQuery, runtime.ContentTypeProtobuf, "gzip")
-				go func() { _, _ = io.Copy(io.Discard, res.Body) }() // ends with the body
+				stream := rawInitial(b, &http.Client{Transport: transport}, h, initialQuery, runtime.ContentTypeProtobuf, "gzip")
+				go func() { _, _ = io.Copy(io.Discard, stream.raw) }() // ends with the body
 			}
 			sent := func() float64 {
 				return metricOf(b, h, `apiserver_watch_events_total{group="",resource="configmaps",version="v1"}`)
