@@ -31,6 +31,8 @@ type fakeCRI struct {
 	calls      []string
 	streams    map[chan *runtimeapi.ContainerEventResponse]bool
 	seq        int
+	noEvents   bool // as with containerd 1.6
+	asked      int  // for events
 }
 
 type fakeContainer struct {
@@ -281,13 +283,18 @@ func (f *fakeCRI) ExecSync(_ context.Context, r *runtimeapi.ExecSyncRequest) (*r
 func (f *fakeCRI) GetContainerEvents(_ *runtimeapi.GetEventsRequest, s runtimeapi.RuntimeService_GetContainerEventsServer) error {
 	ch := make(chan *runtimeapi.ContainerEventResponse, 100)
 	f.mu.Lock()
-	f.streams[ch] = true
+	f.asked++
+	refused := f.noEvents
+	f.streams[ch] = !refused
 	f.mu.Unlock()
 	defer func() {
 		f.mu.Lock()
 		delete(f.streams, ch)
 		f.mu.Unlock()
 	}()
+	if refused {
+		return status.Error(codes.Unimplemented, "method GetContainerEvents not implemented")
+	}
 	if err := s.SendHeader(nil); err != nil {
 		return err
 	}
