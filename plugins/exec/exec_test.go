@@ -38,15 +38,15 @@ func TestMain(m *testing.M) {
 func programMain(what string) int {
 	terminated := make(chan os.Signal, 1)
 	signal.Notify(terminated, syscall.SIGTERM)
-	fmt.Println("hello on standard output")
+	fmt.Fprintln(os.Stdout, "hello on standard output")
 	fmt.Fprintln(os.Stderr, "hello on standard error")
 	switch what {
 	case "end":
-		fmt.Println("the last line")
+		fmt.Fprintln(os.Stdout, "the last line")
 		return 3
 	case "check":
 		if _, err := os.Stat(os.Args[1]); err != nil {
-			fmt.Println("there is no such file")
+			fmt.Fprintln(os.Stdout, "there is no such file")
 			return 1
 		}
 		return 0
@@ -56,7 +56,7 @@ func programMain(what string) int {
 	here, _ := os.Getwd()
 	told, _ := json.Marshal(map[string]any{"env": os.Environ(), "args": os.Args[1:], "dir": here, "pid": os.Getpid()})
 	if err := errors.Join(os.WriteFile(os.Args[1]+".new", told, 0o600), os.Rename(os.Args[1]+".new", os.Args[1])); err != nil {
-		fmt.Println(err)
+		fmt.Fprintln(os.Stdout, err)
 		return 1
 	}
 	<-terminated

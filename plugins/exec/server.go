@@ -7,7 +7,6 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -112,7 +111,8 @@ func (s *Server) once(ctx context.Context, told func(error)) (again bool, err er
 	}()
 	defer func() {
 		cancel()
-		for range checked { //nolint:revive // its end is waited for
+		for range checked {
+			continue // until it has ended
 		}
 	}()
 	unhealthy := checked
@@ -140,7 +140,7 @@ func (s *Server) once(ctx context.Context, told func(error)) (again bool, err er
 }
 
 func (s *Server) end(p *program) {
-	p.stop(syscall.Signal(unix.SignalNum(s.cfg.StopSignal)), time.Duration(*s.cfg.StopGraceSeconds)*time.Second)
+	p.stop(unix.SignalNum(s.cfg.StopSignal), time.Duration(*s.cfg.StopGraceSeconds)*time.Second)
 	s.env.Log.Info("Program stopped", "command", s.cfg.Command, "pid", p.cmd.Process.Pid)
 }
 

@@ -29,7 +29,7 @@ type harness struct {
 	accepted []pluginhost.Description
 }
 
-func start(t *testing.T, change ...func(*pluginhost.Config)) *harness {
+func start(t testing.TB, change ...func(*pluginhost.Config)) *harness {
 	t.Helper()
 	dir := shortDir(t)
 	creds, err := newCredentials(dir)
@@ -66,14 +66,14 @@ func start(t *testing.T, change ...func(*pluginhost.Config)) *harness {
 	return h
 }
 
-func (h *harness) ensure(t *testing.T, s pluginhost.Spec) {
+func (h *harness) ensure(t testing.TB, s pluginhost.Spec) {
 	t.Helper()
 	if err := h.Ensure(s); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func (h *harness) wait(t *testing.T, name string, want pluginhost.Phase) pluginhost.Status {
+func (h *harness) wait(t testing.TB, name string, want pluginhost.Phase) pluginhost.Status {
 	t.Helper()
 	var s pluginhost.Status
 	defer func() {

@@ -21,7 +21,7 @@ import (
 
 // launch starts a plugin as doc.go of the contract says, without the plugin host: a
 // second reading of the contract, for its suite.
-func launch(t *testing.T, creds issuer, name string, cmd *exec.Cmd) plugintest.Subject {
+func launch(t testing.TB, creds issuer, name string, cmd *exec.Cmd) plugintest.Subject {
 	t.Helper()
 	transport, err := creds.Transport(name)
 	if err != nil {
@@ -78,7 +78,7 @@ func launch(t *testing.T, creds issuer, name string, cmd *exec.Cmd) plugintest.S
 	return plugintest.Subject{Client: raw.(pluginv1.PluginServiceClient), Exited: exited}
 }
 
-func clientTLS(t *testing.T, own pluginhost.KeyPair, ca []byte, name string) *tls.Config {
+func clientTLS(t testing.TB, own pluginhost.KeyPair, ca []byte, name string) *tls.Config {
 	t.Helper()
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(ca)

@@ -16,6 +16,9 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 
 	"keelson.dev/keelson/core/pki"
@@ -116,6 +119,9 @@ func (w *worker) Start(ctx context.Context) error {
 		panic("out of order")
 	case "degraded":
 		w.env.Health.SetDegraded("no network yet")
+	case "socket":
+		w.env.Health.SetReady()
+		return w.env.ServeGRPC(ctx, func(s *grpc.Server) { healthv1.RegisterHealthServer(s, health.NewServer()) })
 	case "renew":
 		return w.serve(ctx)
 	case "child":
@@ -217,7 +223,7 @@ func hostMain(dir string) int {
 }
 
 // shortDir is a folder with a path short enough for Unix sockets.
-func shortDir(t *testing.T) string {
+func shortDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("/tmp", "kh") //nolint:usetesting // sockets need a short path
 	if err != nil {
@@ -228,7 +234,7 @@ func shortDir(t *testing.T) string {
 }
 
 // poll waits for cond, for at most 15 seconds.
-func poll(t *testing.T, what string, cond func() bool) {
+func poll(t testing.TB, what string, cond func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(time.Minute); !cond(); {
 		if time.Now().After(deadline) {
