@@ -45,12 +45,11 @@ func (r rights) Authorize(ctx context.Context, a authorizer.Attributes) (authori
 	for _, p := range *list {
 		answer, err := p.authorize(ctx, question)
 		if err != nil {
-			err = fmt.Errorf("authorization plugin %q: %w", p.name, err)
 			if p.denyOnFailure.Load() {
 				audit.AddAuditAnnotation(ctx, "authorization.keelson.dev/plugin", p.name)
-				return authorizer.DecisionDeny, fmt.Sprintf("authorization plugin %q does not answer", p.name), err
+				return authorizer.DecisionDeny, fmt.Sprintf("authorization plugin %q does not answer: %s", p.name, err), nil
 			}
-			errs = append(errs, err)
+			errs = append(errs, fmt.Errorf("authorization plugin %q: %w", p.name, err))
 			continue
 		}
 		switch answer.GetOutcome() {

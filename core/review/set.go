@@ -63,6 +63,7 @@ func New(log *slog.Logger, dir string) (*Set, error) {
 			continue
 		}
 		if err := p.adopt(r); err != nil {
+			p.close()
 			s.Close()
 			return nil, fmt.Errorf("read what plugin %s asked for: %s is not valid: remove it, and the plugin is asked when it runs: %w", name, recordPath(dir, name), err)
 		}

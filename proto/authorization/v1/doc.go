@@ -22,7 +22,8 @@
 // # What a failure means
 //
 //   - A gRPC error, a wrong number of decisions, or no answer within 3 seconds is no
-//     opinion: the next authorizer decides. It is never an allow.
+//     opinion: the next authorizer decides, and if none allows it the request is refused
+//     with 500, as when a webhook fails. It is never an allow.
 //   - A plugin with the capability "deny-on-failure" (CapabilityDenyOnFailure, in Describe)
 //     wants such requests denied instead: one that stands before RBAC to refuse things.
 //     It holds from the first time that it was ready until it is disabled or deleted.
