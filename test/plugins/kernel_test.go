@@ -28,8 +28,8 @@ import (
 	"keelson.dev/keelson/proto/api/v1alpha1/client"
 )
 
-// freePort is a port below those that the system gives to others meanwhile.
-func freePort(t *testing.T) netip.AddrPort {
+// kernelPort is a port below those that the system gives to others meanwhile.
+func kernelPort(t *testing.T) netip.AddrPort {
 	t.Helper()
 	for i := range 10000 {
 		at := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(20000+(os.Getpid()+i)%10000))
@@ -46,7 +46,7 @@ func freePort(t *testing.T) netip.AddrPort {
 // stop ends it.
 func kernelWith(t *testing.T, dir string) (admin *rest.Config, stop func()) {
 	t.Helper()
-	listen := freePort(t)
+	listen := kernelPort(t)
 	cfg := kernel.Config{
 		DataDir: filepath.Join(dir, "d"), RunDir: filepath.Join(dir, "r"), Listen: listen, Domain: "cluster.local",
 		Node:     kernel.Node{Name: "server", Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1")}},
