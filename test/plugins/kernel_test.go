@@ -77,7 +77,11 @@ func kernelWith(t *testing.T, dir string) (admin *rest.Config, stop func()) {
 		}
 		var err error
 		admin, err = clientcmd.BuildConfigFromFlags("", filepath.Join(cfg.DataDir, kernel.AdminKubeconfig))
-		return err == nil && admin.Host == "https://"+listen.String()
+		if err != nil || admin.Host != "https://"+listen.String() {
+			return false
+		}
+		_, err = clientset(t, admin).CoreV1().Namespaces().Get(t.Context(), "default", metav1.GetOptions{})
+		return err == nil // files may be those of the kernel before
 	})
 	return admin, stop
 }
