@@ -79,7 +79,7 @@ func versionsMain(list, name string) error {
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM([]byte(handover.CA))
 	set := map[int]plugin.PluginSet{}
-	for _, v := range strings.Split(list, ",") {
+	for v := range strings.SplitSeq(list, ",") {
 		n, err := strconv.Atoi(v)
 		if err != nil {
 			return err

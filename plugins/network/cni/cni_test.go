@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -85,9 +86,7 @@ func TestCalls(t *testing.T) {
 				"CNI_COMMAND": test.command, "CNI_CONTAINERID": "abc", "CNI_NETNS": "/run/netns/x", "CNI_IFNAME": "eth0",
 				"CNI_ARGS": "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=web;K8S_POD_UID=u",
 			}
-			for k, v := range test.env {
-				env[k] = v
-			}
+			maps.Copy(env, test.env)
 			var out bytes.Buffer
 			exit := Main("/cni/bin/"+Name, func(k string) string { return env[k] }, strings.NewReader(test.in), &out)
 			if exit != test.exit {
