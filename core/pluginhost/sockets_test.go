@@ -138,7 +138,10 @@ func TestSocketsAreClosed(t *testing.T) {
 		if got, file := who.ask(t, done); got.ID != 8 || got.Error != "" || file != nil {
 			t.Errorf("close: got %+v, %v", got, file)
 		}
-		if got, want := len(s.kept), 2-i; got != want {
+		s.mu.Lock()
+		got := len(s.kept)
+		s.mu.Unlock()
+		if want := 2 - i; got != want {
 			t.Errorf("%d sockets are kept, want %d", got, want)
 		}
 	}

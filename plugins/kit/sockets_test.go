@@ -122,11 +122,18 @@ func (k *keeper) get(network, address string) (*os.File, error) {
 		return nil, err
 	}
 	k.open[network+address] = f
-	k.t.Cleanup(func() { _ = f.Close() })
 	return f, nil
 }
 
-func newKeeper(t *testing.T) *keeper { return &keeper{t: t, open: map[string]*os.File{}} }
+func newKeeper(t *testing.T) *keeper {
+	k := &keeper{t: t, open: map[string]*os.File{}}
+	t.Cleanup(func() { // the last: no process asks any more
+		for _, f := range k.open {
+			_ = f.Close()
+		}
+	})
+	return k
+}
 
 // TestListenerOutlivesProcesses: each process serves what connected while none did.
 func TestListenerOutlivesProcesses(t *testing.T) {

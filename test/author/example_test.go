@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"keelson.dev/keelson/cli/scaffold"
@@ -88,7 +89,10 @@ func TestExamples(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		spec := pluginhost.Spec{Name: example, Kind: "controller", Path: path, SHA256: sum, Config: json.RawMessage(config), Enabled: true}
+		spec := pluginhost.Spec{
+			Name: example, Kind: "controller", Path: path, SHA256: sum, Config: json.RawMessage(config), Enabled: true,
+			Rules: []rbacv1.PolicyRule{{Verbs: []string{"get", "list", "watch", "patch"}, APIGroups: []string{""}, Resources: []string{"namespaces"}}},
+		}
 		if err := w.host.Ensure(spec); err != nil {
 			t.Fatal(err)
 		}

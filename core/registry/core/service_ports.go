@@ -83,16 +83,31 @@ func (r *portRange) take(bits []byte, port int32) bool {
 	return true
 }
 
-// takeAny takes a free port, beginning anywhere; 0 if there is none.
+// takeAny takes a free port, 0 if there is none: of those that people do not choose, beginning anywhere, and only then
+// of the others.
 func (r *portRange) takeAny(bits []byte) int32 {
 	n := r.env.NodePortMax - r.env.NodePortMin + 1
-	for i, start := 0, rand.IntN(n); i < n; i++ {
-		port := int32(r.env.NodePortMin + (start+i)%n)
-		if r.take(bits, port) {
+	low := chosenPorts(n)
+	for i, start := 0, rand.IntN(n-low); i < n-low; i++ {
+		if port := int32(r.env.NodePortMin + low + (start+i)%(n-low)); r.take(bits, port) {
+			return port
+		}
+	}
+	for i := range low {
+		if port := int32(r.env.NodePortMin + i); r.take(bits, port) {
 			return port
 		}
 	}
 	return 0
+}
+
+// chosenPorts is how many ports at the beginning of a range of n are left to those who choose one (KEP-3668).
+func chosenPorts(n int) int {
+	const least, most = 16, 128
+	if n <= least {
+		return 0
+	}
+	return min(max(n/32, least), most)
 }
 
 // errDry ends an update that is not to be stored.
