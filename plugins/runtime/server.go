@@ -188,11 +188,13 @@ func (s *Server) run(ctx context.Context, ready func() error) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer s.watchers.Wait()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
 	context.AfterFunc(ctx, func() { close(s.stopped) })
+	calls, cancel := context.WithCancel(context.WithoutCancel(ctx)) // those under way are finished after ctx's end
+	defer cancel()
 	moved := make(chan error, 1)
-	wg.Go(func() { spawner.Run(ctx, s.host, conmonCgroup, func(err error) { moved <- err }) })
+	wg.Go(func() { spawner.Run(calls, s.host, conmonCgroup, func(err error) { moved <- err }) })
 	if err := <-moved; err != nil {
 		return err
 	}
