@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -100,11 +101,33 @@ func childCrash() {
 	wg.Wait()
 }
 
-// dump reads all there is, also at past revisions.
+// dump reads all there is, also at past revisions, as it is at one moment: what an earlier life left to be done may be
+// done meanwhile.
 func (c *crasher) dump() {
-	c.say("opened %d %d", c.db.rev, c.db.compact)
-	var out strings.Builder
+	for {
+		entries, rev, compact := c.entries()
+		text := c.versions(entries)
+		if _, again, compacted := c.entries(); again == rev && compacted == compact {
+			c.say("opened %d %d", rev, compact)
+			c.say("%sdumped", text)
+			return
+		}
+	}
+}
+
+func (c *crasher) entries() (entries []entry, rev, compact uint64) {
+	c.db.mu.RLock()
+	defer c.db.mu.RUnlock()
 	c.db.index.ascend("", "", func(e *entry) bool {
+		entries = append(entries, entry{key: e.key, versions: slices.Clone(e.versions)})
+		return true
+	})
+	return entries, c.db.rev, c.db.compact
+}
+
+func (c *crasher) versions(entries []entry) string {
+	var out strings.Builder
+	for _, e := range entries {
 		for _, v := range e.versions {
 			kind, n := "put", ""
 			if v.dead {
@@ -116,9 +139,8 @@ func (c *crasher) dump() {
 			}
 			fmt.Fprintf(&out, "version %s %d %s %s\n", e.key, v.rev, kind, n)
 		}
-		return true
-	})
-	c.say("%sdumped", out.String())
+	}
+	return out.String()
 }
 
 func number(obj kruntime.Object) string {
