@@ -326,7 +326,9 @@ func TestWebhookReview(t *testing.T) {
 	}
 	got := hook.got(ns)
 	if cacheLags() {
-		got = slices.CompactFunc(got, func(a, b *admissionv1.AdmissionRequest) bool { return a.Operation == b.Operation && *a.DryRun == *b.DryRun })
+		got = slices.CompactFunc(got, func(a, b *admissionv1.AdmissionRequest) bool {
+			return a.Operation == b.Operation && *a.DryRun == *b.DryRun
+		})
 	}
 	if len(got) != 4 {
 		t.Fatalf("the webhook was asked %d times, want 4", len(got))
