@@ -27,18 +27,9 @@ func (p *pluginsCommand) inspect() *cobra.Command {
 		Example: `  keelson plugins inspect scheduler
   keelson plugins inspect scheduler -o yaml`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			plugins, err := p.client()
-			if err != nil {
-				return err
-			}
-			plugin, err := plugins.Get(cmd.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			if done, err := o.print(p.Out, plugin); done {
-				return err
-			}
-			return p.inspected(cmd.Context(), plugins, plugin, tail)
+			return p.show(cmd.Context(), args[0], &o, func(plugins *client.Client, plugin *v1alpha1.Plugin) error {
+				return p.inspected(cmd.Context(), plugins, plugin, tail)
+			})
 		},
 	})
 	o.addFlags(cmd)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 
 	"keelson.dev/keelson/proto/api/v1alpha1"
+	"keelson.dev/keelson/proto/api/v1alpha1/client"
 )
 
 // output is -o: empty and wide for tables, else what kubectl prints.
@@ -148,22 +150,29 @@ func (p *pluginsCommand) history() *cobra.Command {
   # Go back to an earlier one
   keelson plugins rollback scheduler --to 1f2e3d4c5b`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			plugins, err := p.client()
-			if err != nil {
-				return err
-			}
-			plugin, err := plugins.Get(cmd.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			if done, err := o.print(p.Out, plugin); done {
-				return err
-			}
-			return printHistory(p.Out, plugin, o.format == "wide")
+			return p.show(cmd.Context(), args[0], &o, func(_ *client.Client, plugin *v1alpha1.Plugin) error {
+				return printHistory(p.Out, plugin, o.format == "wide")
+			})
 		},
 	})
 	o.addFlags(cmd)
 	return cmd
+}
+
+// show prints a plugin as -o asks, or else as own does.
+func (p *pluginsCommand) show(ctx context.Context, name string, o *output, own func(*client.Client, *v1alpha1.Plugin) error) error {
+	plugins, err := p.client()
+	if err != nil {
+		return err
+	}
+	plugin, err := plugins.Get(ctx, name)
+	if err != nil {
+		return err
+	}
+	if done, err := o.print(p.Out, plugin); done {
+		return err
+	}
+	return own(plugins, plugin)
 }
 
 func printHistory(out io.Writer, plugin *v1alpha1.Plugin, wide bool) error {

@@ -68,7 +68,7 @@ var plugins = &resource.Definition[*keelsonv1alpha1.Plugin]{
 	},
 	Subresources: func(env *resource.Env, s *resource.Store) map[string]rest.Storage {
 		return map[string]rest.Storage{
-			"log": &logREST{env, s}, "restart": &restartREST{env, s}, "swap": &swapREST{env, s}, "comparison": &comparisonREST{env, s},
+			"log": &logREST{env, s}, "restart": newRestart(env, s), "swap": newSwap(env, s), "comparison": &comparisonREST{env, s},
 		}
 	},
 }

@@ -94,22 +94,25 @@ func (s *stream) InputStream(ctx context.Context, _, _ string) (io.ReadCloser, b
 	return r, s.options.Follow, "text/plain", nil
 }
 
-// restartREST starts a plugin's process anew.
-type restartREST struct {
+// actionREST does something to a plugin when its subresource is created.
+type actionREST struct {
 	env   *resource.Env
 	store *resource.Store
+	body  func() runtime.Object
+	// do does it, or with dry only says whether it would.
+	do func(ctx context.Context, plugins resource.PluginOperator, name string, body runtime.Object, dry bool) error
 }
 
-var _ rest.NamedCreater = (*restartREST)(nil)
+var _ rest.NamedCreater = (*actionREST)(nil)
 
 // New implements rest.Storage.
-func (r *restartREST) New() runtime.Object { return &keelsonv1alpha1.PluginRestart{} }
+func (r *actionREST) New() runtime.Object { return r.body() }
 
 // Destroy implements rest.Storage; the storage belongs to plugins.
-func (r *restartREST) Destroy() {}
+func (r *actionREST) Destroy() {}
 
 // Create implements rest.NamedCreater.
-func (r *restartREST) Create(ctx context.Context, name string, obj runtime.Object, validate rest.ValidateObjectFunc, options *metav1.CreateOptions) (runtime.Object, error) {
+func (r *actionREST) Create(ctx context.Context, name string, obj runtime.Object, validate rest.ValidateObjectFunc, options *metav1.CreateOptions) (runtime.Object, error) {
 	if err := existing(ctx, r.env, r.store, name); err != nil {
 		return nil, err
 	}
@@ -118,47 +121,42 @@ func (r *restartREST) Create(ctx context.Context, name string, obj runtime.Objec
 			return nil, err
 		}
 	}
-	if len(options.DryRun) == 0 {
-		if err := r.env.Plugins.Restart(ctx, name); err != nil {
-			return nil, apierrors.NewInternalError(fmt.Errorf("restart plugin %s: %w", name, err))
-		}
-	}
-	return &metav1.Status{Status: metav1.StatusSuccess, Code: 201}, nil
-}
-
-// swapREST asks for a swap.
-type swapREST struct {
-	env   *resource.Env
-	store *resource.Store
-}
-
-var _ rest.NamedCreater = (*swapREST)(nil)
-
-// New implements rest.Storage.
-func (r *swapREST) New() runtime.Object { return &keelsonv1alpha1.PluginSwap{} }
-
-// Destroy implements rest.Storage.
-func (r *swapREST) Destroy() {}
-
-// Create implements rest.NamedCreater.
-func (r *swapREST) Create(ctx context.Context, name string, obj runtime.Object, validate rest.ValidateObjectFunc, options *metav1.CreateOptions) (runtime.Object, error) {
-	if err := existing(ctx, r.env, r.store, name); err != nil {
+	if err := r.do(ctx, r.env.Plugins, name, obj, len(options.DryRun) > 0); err != nil {
 		return nil, err
 	}
-	if validate != nil {
-		if err := validate(ctx, obj.DeepCopyObject()); err != nil {
-			return nil, err
-		}
-	}
-	if !obj.(*keelsonv1alpha1.PluginSwap).Again {
-		return nil, apierrors.NewBadRequest("again: must be true: change the plugin's spec to swap it for something else")
-	}
-	if len(options.DryRun) == 0 {
-		if err := r.env.Plugins.SwapAgain(ctx, name); err != nil {
-			return nil, err
-		}
-	}
 	return &metav1.Status{Status: metav1.StatusSuccess, Code: 201}, nil
+}
+
+// newRestart starts a plugin's process anew.
+func newRestart(env *resource.Env, store *resource.Store) *actionREST {
+	return &actionREST{
+		env: env, store: store, body: func() runtime.Object { return &keelsonv1alpha1.PluginRestart{} },
+		do: func(ctx context.Context, plugins resource.PluginOperator, name string, _ runtime.Object, dry bool) error {
+			if dry {
+				return nil
+			}
+			if err := plugins.Restart(ctx, name); err != nil {
+				return apierrors.NewInternalError(fmt.Errorf("restart plugin %s: %w", name, err))
+			}
+			return nil
+		},
+	}
+}
+
+// newSwap asks for a swap.
+func newSwap(env *resource.Env, store *resource.Store) *actionREST {
+	return &actionREST{
+		env: env, store: store, body: func() runtime.Object { return &keelsonv1alpha1.PluginSwap{} },
+		do: func(ctx context.Context, plugins resource.PluginOperator, name string, body runtime.Object, dry bool) error {
+			if !body.(*keelsonv1alpha1.PluginSwap).Again {
+				return apierrors.NewBadRequest("again: must be true: change the plugin's spec to swap it for something else")
+			}
+			if dry {
+				return nil
+			}
+			return plugins.SwapAgain(ctx, name)
+		},
+	}
 }
 
 // comparisonREST shows where a shadow decides otherwise.
