@@ -35,9 +35,9 @@ const (
 	// settle is how long a quota must have been left alone by admission before
 	// its use is lowered: what was admitted has been written by then, and has
 	// come in through the watch.
-	settle = 200 * time.Millisecond
+	settle = 500 * time.Millisecond
 	// patience is how long lowering waits at most for admission to pause.
-	patience = 2 * time.Second
+	patience = 5 * time.Second
 	// recheck is when a quota is measured again after its status changed: an
 	// object that was admitted may have been refused later.
 	recheck = time.Second
