@@ -127,40 +127,6 @@ func checkProgram(path, sum string) error {
 	return nil
 }
 
-// launch starts the program and does the handshake. On an error nothing is left.
-func (s *session) launch(ctx context.Context) error {
-	u, spec := s.unit, s.target.spec
-	cmd, err := u.command(spec)
-	if err != nil {
-		return err
-	}
-	transport, err := u.host.cfg.Credentials.Transport(u.name)
-	if err != nil {
-		return fmt.Errorf("issue the transport certificates of plugin %s: %w", u.name, err)
-	}
-	clientTLS, err := transport.client(u.name)
-	if err != nil {
-		return err
-	}
-	for _, dir := range []string{u.host.runDir(u.name), u.host.dataDir(u.name)} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return fmt.Errorf("make the folders of plugin %s: %w", u.name, err)
-		}
-	}
-	s.started, s.log = time.Now(), u.log.writer()
-	s.process = u.newProcess(spec, cmd, transport)
-	s.process.output = s.log
-	s.client = plugin.NewClient(u.clientConfig(s.process, clientTLS, s.log))
-	stop := context.AfterFunc(ctx, func() { _ = s.process.Kill(ctx) }) // go-plugin's start takes no context
-	defer stop()
-	if err := s.connect(); err != nil {
-		s.kill()
-		return s.explain(err)
-	}
-	s.unset = s.process.unset
-	return nil
-}
-
 // newProcess prepares the process; nothing is started.
 func (u *unit) newProcess(spec Spec, cmd Command, t Transport) *process {
 	instance := strings.ToLower(rand.Text())
@@ -205,25 +171,6 @@ func (u *unit) clientConfig(p *process, clientTLS *tls.Config, log io.Writer) *p
 	}
 }
 
-// connect starts the process and opens the connection. A plugin with another
-// certificate than its own is found here.
-func (s *session) connect() error {
-	protocol, err := s.client.Client()
-	if err != nil {
-		return handshakeError(err)
-	}
-	s.version = s.client.NegotiatedVersion()
-	if err := protocol.Ping(); err != nil {
-		return fmt.Errorf("connect: %w", err)
-	}
-	raw, err := protocol.Dispense(pluginv1.ServiceName)
-	if err != nil {
-		return err
-	}
-	s.rpc = raw.(pluginv1.PluginServiceClient)
-	return nil
-}
-
 // handshakeError puts go-plugin's words for a program that is no plugin into ours.
 func handshakeError(err error) error {
 	if refused := versionError(err); refused != nil {
@@ -239,28 +186,6 @@ func handshakeError(err error) error {
 		return fmt.Errorf("the program printed %q in place of %s", line, wanted)
 	}
 	return errors.New("the program ended without " + wanted)
-}
-
-// kill ends the process at once, and all that it left in its cgroup. A second call
-// waits for the first.
-func (s *session) kill() {
-	s.cleaned.Do(func() {
-		_ = s.process.Kill(context.Background())
-		if s.process.pid != 0 {
-			<-s.process.done
-		}
-		s.client.Kill()
-		s.process.pumping.Wait()
-		s.log.flush()
-		s.oom = s.process.cgroup.oomKilled()
-		s.process.cgroup.kill()
-		s.process.cgroup.remove()
-		s.process.release()
-		_ = os.Remove(s.process.record)
-		if s.process.socketDir != "" {
-			_ = os.RemoveAll(s.process.socketDir)
-		}
-	})
 }
 
 // client is the host's side of the connection: it trusts one name only.

@@ -4,11 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/hashicorp/go-plugin"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -58,7 +56,7 @@ type sessionEvent struct {
 	err     error
 }
 
-// session is one life of a plugin process, with the connection to it. Its goroutine is
+// session is one life of a plugin, with the connection to it. Its goroutine is
 // live; the unit's goroutine reads its fields after an event that says they are there.
 type session struct {
 	unit     *unit
@@ -69,17 +67,13 @@ type session struct {
 	renewals chan struct{} // holds one token when credentials are to be looked at
 	begun    time.Time
 
-	// set by launch
-	process *process
-	client  *plugin.Client
+	// set by open
+	body    body
 	rpc     pluginv1.PluginServiceClient
 	started time.Time
 	log     *logWriter
-	version int // of the contract
-	cleaned sync.Once
-	oom     bool        // valid after kill
+	version int         // of the contract
 	worked  atomic.Bool // was active at some time
-	unset   error       // limits that are not in force
 
 	// set by prepare
 	description Description
@@ -97,7 +91,7 @@ type session struct {
 // live runs the plugin once: from its launch to its end. A nil error means that it was
 // asked to end and did.
 func (s *session) live(ctx context.Context) error {
-	err := s.launch(ctx)
+	err := s.open(ctx)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil
@@ -120,7 +114,7 @@ func (s *session) live(ctx context.Context) error {
 		}
 		return nil
 	}
-	s.kill()
+	s.body.kill()
 	if ctx.Err() != nil {
 		return nil
 	}
@@ -134,7 +128,7 @@ func (s *session) end() { s.leaving = true; s.cancel(errAsked) }
 func (s *session) endNow() {
 	s.leaving = true
 	s.cancel(errKill)
-	s.kill()
+	s.body.kill()
 }
 
 // prepare goes from the handshake to a configured plugin.
@@ -267,11 +261,11 @@ func (s *session) watch(ctx context.Context) error {
 			}
 		case <-timer.C:
 			return fmt.Errorf("the plugin hangs: no report for %s", silence)
-		case <-s.process.done:
+		case <-s.body.done():
 			return errors.New("the process ended")
 		case err := <-ended:
 			ended <- err
-			if s.process.endsSoon() {
+			if s.body.endsSoon() {
 				return errors.New("the process ended")
 			}
 			return s.rpcError("health", err)
@@ -311,17 +305,17 @@ func (s *session) stop(ctx context.Context) {
 	})
 	if err == nil {
 		select {
-		case <-s.process.done:
+		case <-s.body.done():
 		case <-time.After(stopTimeout):
 		}
 	}
 	select {
-	case <-s.process.done:
-		s.unit.slog.Info("Plugin stopped", "pid", s.process.pid)
+	case <-s.body.done():
+		s.unit.slog.Info("Plugin stopped", "pid", s.body.pid())
 	default:
-		s.unit.slog.Warn("Plugin is killed: it did not stop in time", "pid", s.process.pid)
+		s.unit.slog.Warn("Plugin is killed: it did not stop in time", "pid", s.body.pid())
 	}
-	s.kill()
+	s.body.kill()
 }
 
 func (s *session) drain(ctx context.Context) {
@@ -337,7 +331,7 @@ func (s *session) drain(ctx context.Context) {
 // rpcError is a failed call in the words of the other end; a process that dies in a call
 // is told from one that answers with an error.
 func (s *session) rpcError(what string, err error) error {
-	if code := status.Code(err); (code == codes.Unavailable || code == codes.Unknown) && s.process.endsSoon() {
+	if code := status.Code(err); (code == codes.Unavailable || code == codes.Unknown) && s.body.endsSoon() {
 		return fmt.Errorf("%s: the process ended", what)
 	}
 	return fmt.Errorf("%s: %s", what, status.Convert(err).Message())
@@ -348,10 +342,10 @@ func (s *session) explain(err error) error {
 	if _, ok := errors.AsType[*permanentError](err); ok {
 		return err
 	}
-	ending := s.process.ending()
+	ending := s.body.ending()
 	words := s.log.lastWords(ending != "signal: killed")
 	switch {
-	case ending != "" && s.oom:
+	case ending != "" && s.body.oomKilled():
 		ending = " (" + ending + " for want of memory"
 		if limit := s.target.spec.Limits.Memory; limit > 0 {
 			ending += fmt.Sprintf(": it used its limit of %d MiB", limit>>20)

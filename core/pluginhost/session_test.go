@@ -84,7 +84,7 @@ func TestWatch(t *testing.T) {
 				h := New(Config{Log: slog.New(slog.DiscardHandler), DataDir: t.TempDir()})
 				r, p := &reporter{reports: make(chan *pluginv1.HealthResponse)}, &process{done: make(chan struct{})}
 				var phase Phase
-				s := &session{unit: newUnit(h, Spec{Name: "x"}), rpc: r, process: p, started: time.Now(), notify: func(e sessionEvent) {
+				s := &session{unit: newUnit(h, Spec{Name: "x"}), rpc: r, body: &launched{process: p}, started: time.Now(), notify: func(e sessionEvent) {
 					switch e.report.GetState() {
 					case pluginv1.State_STATE_READY:
 						phase = PhaseRunning

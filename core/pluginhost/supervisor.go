@@ -216,12 +216,12 @@ func (v *supervisor) handle(e sessionEvent) {
 	s := e.session
 	switch e.kind {
 	case sessionLaunched:
-		if s.unset != nil {
-			v.slog.Warn("Limits of plugin are not in force", "err", s.unset)
-			v.event(true, EventLimitNotSet, "%v", s.unset)
+		if err := s.body.unset(); err != nil {
+			v.slog.Warn("Limits of plugin are not in force", "err", err)
+			v.event(true, EventLimitNotSet, "%v", err)
 		}
 		if s == v.active {
-			v.update(func(st *Status) { st.PID, st.StartedAt, st.Protocol = s.process.pid, s.started, s.version })
+			v.update(func(st *Status) { st.PID, st.StartedAt, st.Protocol = s.body.pid(), s.started, s.version })
 		}
 	case sessionPrepared:
 		s.prepared, s.since = true, time.Now()
@@ -247,7 +247,7 @@ func (v *supervisor) describeActive() {
 	s := v.active
 	d := s.description
 	v.update(func(st *Status) {
-		st.PID, st.StartedAt, st.Protocol = s.process.pid, s.started, s.version
+		st.PID, st.StartedAt, st.Protocol = s.body.pid(), s.started, s.version
 		st.Version, st.Description, st.Revision, st.NotAccepted = d.Version, &d, s.target.revision, ""
 	})
 }
@@ -296,9 +296,9 @@ func (v *supervisor) reported(s *session) {
 	switch {
 	case phase == PhaseRunning && !s.seenReady:
 		s.seenReady = true
-		v.slog.Info("Plugin runs", "pid", s.process.pid, "after", time.Since(s.started).Round(time.Millisecond))
+		v.slog.Info("Plugin runs", "pid", s.body.pid(), "after", time.Since(s.started).Round(time.Millisecond))
 		if v.trial == nil {
-			v.event(false, EventStarted, "revision %s runs as process %d, %s after its start", s.target.revision, s.process.pid,
+			v.event(false, EventStarted, "revision %s runs as process %d, %s after its start", s.target.revision, s.body.pid(),
 				time.Since(s.started).Round(time.Millisecond))
 		}
 	case phase == PhaseDegraded && before != phase:

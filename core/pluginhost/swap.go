@@ -77,7 +77,7 @@ func (v *supervisor) due() {
 	}
 	if passed(v.settleAt) && v.trial == nil && v.candidate == nil && v.active != nil && v.active.active {
 		v.settleAt = time.Time{}
-		v.sockets.keepFor(v.active.process.instance)
+		v.sockets.keepFor(v.active.body.id())
 	}
 	if c := v.candidate; c != nil && c.prepared {
 		switch {
@@ -154,8 +154,8 @@ func (v *supervisor) takeOver() {
 			return // all is going to end
 		}
 		if err != nil {
-			v.slog.Warn("Plugin is killed: it does not give way", "pid", old.process.pid, "err", err)
-			v.event(true, EventKilling, "process %d of revision %s is killed: %v", old.process.pid, before.revision, err)
+			v.slog.Warn("Plugin is killed: it does not give way", "pid", old.body.pid(), "err", err)
+			v.event(true, EventKilling, "process %d of revision %s is killed: %v", old.body.pid(), before.revision, err)
 			old.endNow()
 		}
 		from = time.Now()
@@ -184,7 +184,7 @@ func (v *supervisor) takeOver() {
 	v.update(func(s *Status) { s.Phase, s.Message = PhaseStarting, "" })
 	v.failed, v.stuck = "", false
 	v.backoff.reset()
-	v.slog.Info("Plugin is swapped", "revision", next.target.revision, "before", before.revision, "pid", next.process.pid, "gap", gap)
+	v.slog.Info("Plugin is swapped", "revision", next.target.revision, "before", before.revision, "pid", next.body.pid(), "gap", gap)
 	v.settleAt = time.Now().Add(max(next.watchFor, time.Second))
 	if next.watchFor <= 0 || !before.good {
 		if old != nil && !old.leaving {
@@ -254,7 +254,7 @@ func (v *supervisor) rollback(why error) {
 			} else {
 				bad.end()
 			}
-		} else if bad.process != nil && bad.prepared {
+		} else if bad.prepared {
 			bad.endNow()
 		} else {
 			bad.leaving = true
@@ -285,7 +285,7 @@ func (v *supervisor) comeBack(old *session, before target) {
 	v.active = old
 	v.describeActive()
 	v.settleAt = time.Now().Add(max(before.spec.Watch, time.Second))
-	v.slog.Info("The revision before is active again", "revision", before.revision, "pid", old.process.pid, "gap", time.Since(v.endedAt))
+	v.slog.Info("The revision before is active again", "revision", before.revision, "pid", old.body.pid(), "gap", time.Since(v.endedAt))
 }
 
 // refuse notes why a candidate never took over.
@@ -346,7 +346,7 @@ func (v *supervisor) show(want target) {
 			s.Candidate = Candidate{Revision: c.target.revision, Phase: CandidateStarting, Since: c.since, Message: c.message}
 			s.Progress = ProgressStarting
 			if c.prepared {
-				s.Candidate.PID = c.process.pid
+				s.Candidate.PID = c.body.pid()
 				if c.state == pluginv1.State_STATE_STANDBY {
 					s.Candidate.Phase, s.Progress = CandidateStandby, ProgressStandby
 				}
