@@ -12,7 +12,7 @@ import (
 // names are the controllers there are, in the order in which they start.
 var names = []string{
 	"namespace", "serviceaccount", "rootca", "nodeipam", "nodelifecycle", "tainteviction",
-	"deployment", "replicaset", "endpointslice", "endpoints", "endpointslicemirroring",
+	"deployment", "replicaset", "replicationcontroller", "endpointslice", "endpoints", "endpointslicemirroring",
 	"garbagecollector", "podgc", "resourcequota", "pvcprotection", "pvprotection", "vacprotection", "disruption",
 }
 

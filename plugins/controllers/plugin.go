@@ -25,6 +25,7 @@ var rules = []rbacv1.PolicyRule{
 	{NonResourceURLs: []string{"/api", "/api/*", "/apis", "/apis/*", "/version"}, Verbs: []string{"get"}},
 	{APIGroups: []string{"apps"}, Resources: []string{"deployments", "deployments/status", "deployments/finalizers", "replicasets/status", "replicasets/finalizers"}, Verbs: []string{"update"}},
 	{APIGroups: []string{"apps"}, Resources: []string{"replicasets"}, Verbs: []string{"create", "update"}},
+	{APIGroups: []string{""}, Resources: []string{"replicationcontrollers/status", "replicationcontrollers/finalizers"}, Verbs: []string{"update"}},
 	{APIGroups: []string{""}, Resources: []string{"pods", "serviceaccounts", "configmaps", "endpoints", "events"}, Verbs: []string{"create", "update"}},
 	{APIGroups: []string{""}, Resources: []string{"pods/status", "pods/finalizers", "nodes/status", "namespaces/status", "namespaces/finalize", "services/finalizers", "endpoints/finalizers"}, Verbs: []string{"update", "patch"}},
 	{APIGroups: []string{""}, Resources: []string{"endpoints/restricted"}, Verbs: []string{"create"}},

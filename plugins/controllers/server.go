@@ -119,6 +119,8 @@ func (s *Server) make(name string) (controller, error) {
 		return deployment.New(c)
 	case "replicaset":
 		return replicaset.New(c)
+	case "replicationcontroller":
+		return replicaset.NewReplication(c)
 	case "endpointslice":
 		return endpoints.NewSlices(c)
 	case "endpoints":

@@ -280,6 +280,7 @@ func TestReplicaSetAdoption(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	c.podsSeen()
 	rs, err := c.admin.AppsV1().ReplicaSets("default").Create(c.ctx, &appsv1.ReplicaSet{
 		ObjectMeta: metav1.ObjectMeta{Name: "x"},
 		Spec: appsv1.ReplicaSetSpec{Replicas: ptr.To[int32](2), Selector: &metav1.LabelSelector{MatchLabels: l}, Template: corev1.PodTemplateSpec{

@@ -58,11 +58,15 @@ func AddIndexes(f informers.SharedInformerFactory) error {
 	if err := pods.AddIndexers(cache.Indexers{IndexController: indexController, IndexNode: indexNode}); err != nil {
 		return fmt.Errorf("index pods: %w", err)
 	}
-	sets := f.Apps().V1().ReplicaSets().Informer()
-	if err := sets.AddIndexers(cache.Indexers{IndexController: indexController}); err != nil {
+	if err := AddControllerIndex(f.Apps().V1().ReplicaSets().Informer()); err != nil {
 		return fmt.Errorf("index replica sets: %w", err)
 	}
 	return nil
+}
+
+// AddControllerIndex puts IndexController on an informer that has not started.
+func AddControllerIndex(inf cache.SharedIndexInformer) error {
+	return inf.AddIndexers(cache.Indexers{IndexController: indexController})
 }
 
 // TrimManagedFields is an informer transform that drops what no controller

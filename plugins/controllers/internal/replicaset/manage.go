@@ -53,7 +53,7 @@ func (c *Controller) create(ctx context.Context, rs *appsv1.ReplicaSet, n int) e
 	c.expect.Expect(key, n)
 	done, err := inBatches(n, slowStart, func() error {
 		// A pod of its own for each call: encoding writes to the object.
-		pod, err := c.client.CoreV1().Pods(rs.Namespace).Create(ctx, podFor(rs), metav1.CreateOptions{})
+		pod, err := c.client.CoreV1().Pods(rs.Namespace).Create(ctx, c.podFor(rs), metav1.CreateOptions{})
 		if err == nil {
 			c.events.Eventf(rs, corev1.EventTypeNormal, "SuccessfulCreate", "Created pod: %s", pod.Name)
 			return nil
@@ -63,7 +63,7 @@ func (c *Controller) create(ctx context.Context, rs *appsv1.ReplicaSet, n int) e
 			return nil
 		}
 		c.events.Eventf(rs, corev1.EventTypeWarning, "FailedCreate", "Error creating: %v", err)
-		return fmt.Errorf("create pod of replica set %s: %w", key, err)
+		return fmt.Errorf("create pod of %s %s: %w", c.kind.noun, key, err)
 	})
 	// Those not tried are not to come either.
 	c.expect.Created(key, n-done)
@@ -94,12 +94,12 @@ func inBatches(n, first int, f func() error) (int, error) {
 	return done, nil
 }
 
-func podFor(rs *appsv1.ReplicaSet) *corev1.Pod {
+func (c *Controller) podFor(rs *appsv1.ReplicaSet) *corev1.Pod {
 	t := rs.Spec.Template.DeepCopy()
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{
 			GenerateName: rs.Name + "-", Namespace: rs.Namespace, Labels: t.Labels, Annotations: t.Annotations,
-			Finalizers: t.Finalizers, OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(rs, kind)},
+			Finalizers: t.Finalizers, OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(rs, c.kind.GroupVersionKind)},
 		},
 		Spec: t.Spec,
 	}

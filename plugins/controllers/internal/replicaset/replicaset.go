@@ -1,10 +1,11 @@
-// Package replicaset keeps as many pods as a ReplicaSet asks for: it adopts
-// matching pods without a controller, creates and deletes the difference, and
-// reports in the status.
+// Package replicaset keeps as many pods as a ReplicaSet or a ReplicationController
+// asks for: it adopts matching pods without a controller, creates and deletes the
+// difference, and reports in the status.
 //
-// In: ReplicaSets and Pods from shared informers. Out: pods, ReplicaSet status,
-// events. What it has written and not yet seen is held in expectations, so a
-// late cache never makes it create a pod twice.
+// There is a Controller for each of the two kinds. In: objects of the kind and Pods
+// from shared informers. Out: pods, the kind's status, events. What it has written
+// and not yet seen is held in expectations, so a late cache never makes it create a
+// pod twice.
 package replicaset
 
 import (
@@ -27,10 +28,9 @@ import (
 	"keelson.dev/keelson/plugins/controllers/internal/control"
 )
 
-var kind = appsv1.SchemeGroupVersion.WithKind("ReplicaSet")
-
-// Controller is the replicaset controller.
+// Controller acts on one kind of set.
 type Controller struct {
+	kind     *kind
 	client   kubernetes.Interface
 	sets     appslisters.ReplicaSetLister
 	setIndex cache.Indexer
@@ -41,15 +41,26 @@ type Controller struct {
 	expect   control.Expectations
 }
 
-// New registers the controller's handlers; Run does the work.
-func New(c *control.Context) (*Controller, error) {
-	sets, pods := c.Informers.Apps().V1().ReplicaSets(), c.Informers.Core().V1().Pods()
-	rc := &Controller{
-		client: c.Client, sets: sets.Lister(), setIndex: sets.Informer().GetIndexer(),
-		pods: pods.Informer().GetIndexer(), events: c.Recorder("replicaset-controller"), log: c.Log,
+// New registers the handlers of the controller of ReplicaSets; Run does the work.
+func New(c *control.Context) (*Controller, error) { return newController(c, replicaSets(c)) }
+
+// NewReplication is New for ReplicationControllers.
+func NewReplication(c *control.Context) (*Controller, error) {
+	k, err := replicationControllers(c)
+	if err != nil {
+		return nil, err
 	}
-	rc.loop = control.NewLoop(c, "replicaset", 5, rc.sync)
-	_, err := control.Handle(sets.Informer(),
+	return newController(c, k)
+}
+
+func newController(c *control.Context, k *kind) (*Controller, error) {
+	pods := c.Informers.Core().V1().Pods()
+	rc := &Controller{
+		kind: k, client: c.Client, sets: appslisters.NewReplicaSetLister(k.informer.GetIndexer()), setIndex: k.informer.GetIndexer(),
+		pods: pods.Informer().GetIndexer(), events: c.Recorder(k.component), log: c.Log,
+	}
+	rc.loop = control.NewLoop(c, k.name, 5, rc.sync)
+	_, err := control.Handle(k.informer,
 		func(rs *appsv1.ReplicaSet) { rc.loop.Enqueue(rs) },
 		func(old, cur *appsv1.ReplicaSet) {
 			if old.UID != cur.UID {
@@ -59,7 +70,7 @@ func New(c *control.Context) (*Controller, error) {
 		},
 		func(rs *appsv1.ReplicaSet) { rc.expect.Forget(control.Key(rs)); rc.loop.Enqueue(rs) })
 	if err != nil {
-		return nil, fmt.Errorf("watch replica sets: %w", err)
+		return nil, fmt.Errorf("watch %ss: %w", k.noun, err)
 	}
 	if _, err := control.Handle(pods.Informer(), rc.podAdded, rc.podUpdated, rc.podDeleted); err != nil {
 		return nil, fmt.Errorf("watch pods: %w", err)
@@ -127,7 +138,7 @@ func (c *Controller) podDeleted(pod *corev1.Pod) {
 }
 
 func (c *Controller) resolve(namespace string, ref *metav1.OwnerReference) *appsv1.ReplicaSet {
-	if ref.Kind != kind.Kind {
+	if ref.Kind != c.kind.Kind {
 		return nil
 	}
 	rs, err := c.sets.ReplicaSets(namespace).Get(ref.Name)
@@ -161,29 +172,32 @@ func (c *Controller) sync(ctx context.Context, key string) error {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("get replica set %s: %w", key, err)
+		return fmt.Errorf("get %s %s: %w", c.kind.noun, key, err)
 	}
 	// Before the pods are read: what is seen later only makes the count older
 	// than the expectation, never newer.
 	satisfied := c.expect.Satisfied(key)
 	selector, err := metav1.LabelSelectorAsSelector(rs.Spec.Selector)
 	if err != nil {
-		c.log.Warn("ReplicaSet has a selector that cannot be read", "replicaSet", key, "err", err)
+		c.log.Warn("A selector cannot be read", "kind", c.kind.Kind, "key", key, "err", err)
 		return nil
 	}
 	active, terminating, err := c.claim(ctx, rs, selector)
 	if err != nil {
-		return fmt.Errorf("claim pods of replica set %s: %w", key, err)
+		return fmt.Errorf("claim pods of %s %s: %w", c.kind.noun, key, err)
 	}
 	var manageErr error
 	if satisfied && rs.DeletionTimestamp == nil {
 		manageErr = c.manage(ctx, rs, active)
 	}
 	now := time.Now()
-	status := newStatus(rs, active, terminating, manageErr, now)
+	status := newStatus(rs, active, manageErr, now)
+	if c.kind.terminating {
+		status.TerminatingReplicas = new(terminating)
+	}
 	updated, err := c.updateStatus(ctx, rs, status)
 	if err != nil {
-		return fmt.Errorf("update status of replica set %s: %w", key, err)
+		return fmt.Errorf("update status of %s %s: %w", c.kind.noun, key, err)
 	}
 	if manageErr != nil {
 		return manageErr
@@ -214,10 +228,8 @@ func (c *Controller) claim(ctx context.Context, rs *appsv1.ReplicaSet, selector 
 		}
 	}
 	claimer := &control.Claimer{
-		Owner: rs, Kind: kind, Selector: selector,
-		Fresh: func(ctx context.Context) (metav1.Object, error) {
-			return c.client.AppsV1().ReplicaSets(rs.Namespace).Get(ctx, rs.Name, metav1.GetOptions{})
-		},
+		Owner: rs, Kind: c.kind.GroupVersionKind, Selector: selector,
+		Fresh: func(ctx context.Context) (metav1.Object, error) { return c.kind.get(ctx, rs.Namespace, rs.Name) },
 		Patch: func(ctx context.Context, name string, data []byte) error {
 			_, err := c.client.CoreV1().Pods(rs.Namespace).Patch(ctx, name, types.StrategicMergePatchType, data, metav1.PatchOptions{})
 			return err

@@ -14,10 +14,9 @@ import (
 	"keelson.dev/keelson/plugins/controllers/internal/control"
 )
 
-func newStatus(rs *appsv1.ReplicaSet, active []*corev1.Pod, terminating int32, manageErr error, now time.Time) appsv1.ReplicaSetStatus {
+func newStatus(rs *appsv1.ReplicaSet, active []*corev1.Pod, manageErr error, now time.Time) appsv1.ReplicaSetStatus {
 	s := *rs.Status.DeepCopy()
 	s.Replicas, s.FullyLabeledReplicas, s.ReadyReplicas, s.AvailableReplicas = int32(len(active)), 0, 0, 0
-	s.TerminatingReplicas = new(terminating)
 	template := labels.Set(rs.Spec.Template.Labels).AsSelectorPreValidated()
 	for _, pod := range active {
 		if template.Matches(labels.Set(pod.Labels)) {
@@ -68,18 +67,18 @@ func (c *Controller) updateStatus(ctx context.Context, rs *appsv1.ReplicaSet, s 
 	}
 	next := rs.DeepCopy()
 	next.Status = s
-	updated, err := c.client.AppsV1().ReplicaSets(rs.Namespace).UpdateStatus(ctx, next, metav1.UpdateOptions{})
+	updated, err := c.kind.updateStatus(ctx, next)
 	if err == nil {
 		return updated, nil
 	}
 	// Mostly a scale that came between. The counts are still right; the
 	// generation seen is the one we worked from.
-	fresh, getErr := c.client.AppsV1().ReplicaSets(rs.Namespace).Get(ctx, rs.Name, metav1.GetOptions{})
+	fresh, getErr := c.kind.get(ctx, rs.Namespace, rs.Name)
 	if getErr != nil || fresh.UID != rs.UID {
 		return nil, err
 	}
 	fresh.Status = s
-	return c.client.AppsV1().ReplicaSets(rs.Namespace).UpdateStatus(ctx, fresh, metav1.UpdateOptions{})
+	return c.kind.updateStatus(ctx, fresh)
 }
 
 // nextAvailable is how long until the next ready pod becomes available.
