@@ -52,6 +52,8 @@ type Env struct {
 	Health *Health
 	// Metrics is served on RunDir/metrics.sock as /metrics.
 	Metrics *prometheus.Registry
+	// Decisions is where a plugin of a kind that decides tells what; see Shadower.
+	Decisions *Decisions
 	// Process ends with the process, and is for streams that others have open: they
 	// outlive the activation in which they began. Nil (in tests): for ever.
 	Process context.Context

@@ -40,6 +40,8 @@ type Service struct {
 
 	sockets *sockets // that the kernel keeps; nil: the plugin binds itself
 
+	decisions Decisions // of all activations
+
 	life    context.Context // of what may outlive an activation; ends at the end
 	endLife context.CancelFunc
 	turned  wakeup        // fires when what is active or warm changes
@@ -55,8 +57,9 @@ type Service struct {
 	drained bool
 }
 
-// activation is one run of Start.
+// activation is one run of Start, or of Shadow.
 type activation struct {
+	shadow bool
 	cancel context.CancelFunc
 	done   chan struct{}             // closed when Start has returned
 	endBy  atomic.Pointer[time.Time] // when what was begun has to be finished
@@ -103,7 +106,7 @@ func (s *Service) makeRunner(req *pluginv1.ConfigureRequest) (err error) {
 	if err != nil {
 		return err
 	}
-	env.Process, env.sockets = s.life, s.sockets
+	env.Process, env.sockets, env.Decisions = s.life, s.sockets, &s.decisions
 	defer func() {
 		if r := recover(); r != nil {
 			s.log.Error("Plugin panicked while it was configured", "panic", fmt.Sprint(r), "stack", string(debug.Stack()))
@@ -143,10 +146,7 @@ const readyWait = time.Second
 
 // Activate implements the contract.
 func (s *Service) Activate(ctx context.Context, req *pluginv1.ActivateRequest) (*pluginv1.ActivateResponse, error) {
-	if req.GetMode() == pluginv1.Mode_MODE_SHADOW {
-		return nil, status.Error(codes.Unimplemented, "activate: the plugin has no shadow mode")
-	}
-	a, env, warm, err := s.activate()
+	a, env, warm, err := s.activate(req.GetMode() == pluginv1.Mode_MODE_SHADOW)
 	if err != nil {
 		return nil, err
 	}
@@ -173,11 +173,14 @@ func (s *Service) Activate(ctx context.Context, req *pluginv1.ActivateRequest) (
 
 // activate starts the runner. The activation is nil if there is one already; warm tells
 // whether a standby has warmed it.
-func (s *Service) activate() (a *activation, env *Env, warm bool, err error) {
+func (s *Service) activate(shadow bool) (a *activation, env *Env, warm bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.config == nil {
 		return nil, nil, false, status.Error(codes.FailedPrecondition, "activate: the plugin is not configured")
+	}
+	if s.active != nil && s.active.shadow != shadow {
+		return nil, nil, false, status.Error(codes.FailedPrecondition, "activate: the plugin is active in another mode; deactivate it first")
 	}
 	if s.active != nil {
 		return nil, nil, false, nil
@@ -188,7 +191,10 @@ func (s *Service) activate() (a *activation, env *Env, warm bool, err error) {
 		}
 		s.startStandby()
 	}
-	a = &activation{done: make(chan struct{})}
+	if _, ok := s.runner.(Shadower); shadow && !ok {
+		return nil, nil, false, status.Error(codes.Unimplemented, "activate: the plugin has no shadow mode")
+	}
+	a = &activation{shadow: shadow, done: make(chan struct{})}
 	ctx, cancel := context.WithCancel(context.WithValue(s.base, runKey{}, a))
 	a.cancel = cancel
 	s.active, s.drained = a, false
@@ -204,7 +210,11 @@ func (s *Service) run(ctx context.Context, a *activation, env *Env, runner Runne
 	defer close(a.done)
 	metricsDone := make(chan struct{})
 	go func() { defer close(metricsDone); serveMetrics(ctx, env) }()
-	err := guard(func() error { return runner.Start(ctx) })
+	start := runner.Start
+	if a.shadow {
+		start = runner.(Shadower).Shadow
+	}
+	err := guard(func() error { return start(ctx) })
 	if ctx.Err() == nil {
 		if err == nil {
 			err = errors.New("the plugin's work ended by itself")

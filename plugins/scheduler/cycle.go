@@ -26,6 +26,15 @@ func (c *nodeCache) decide(p *podInfo, percentage int, namespaces namespaceLabel
 	if c.pods[p.pod.UID] != nil {
 		return decision{placed: true}
 	}
+	d := c.decideLocked(p, percentage, namespaces, services)
+	if d.node != "" {
+		c.assumeLocked(p, d.node)
+	}
+	return d
+}
+
+// decideLocked finds a node for a pod that has none.
+func (c *nodeCache) decideLocked(p *podInfo, percentage int, namespaces namespaceLabels, services func() []labels.Selector) decision {
 	total := len(c.list)
 	a := newAttempt(c, p, namespaces)
 	feasible := c.search(a, percentage)
@@ -40,7 +49,6 @@ func (c *nodeCache) decide(p *podInfo, percentage int, namespaces namespaceLabel
 		selectors = services()
 	}
 	n := best(c, a, feasible, selectors)
-	c.assumeLocked(p, n.name)
 	return decision{node: n.name, nodes: total}
 }
 

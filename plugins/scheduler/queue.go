@@ -132,9 +132,9 @@ func (q *queue) remove(uid types.UID) {
 	delete(q.parked, x)
 	switch x.place {
 	case inActive:
-		heap.Remove(&q.active, x.index)
+		q.active.remove(x)
 	case inBackoff:
-		heap.Remove(&q.backoff, x.index)
+		q.backoff.remove(x)
 	case inFlight:
 		x.gone = true
 	}
@@ -146,9 +146,7 @@ func (q *queue) pop(ctx context.Context) *queued {
 		q.mu.Lock()
 		if q.active.Len() > 0 {
 			x := heap.Pop(&q.active).(*queued)
-			x.place, x.moved = inFlight, 0
-			x.attempts++
-			q.flying[x] = struct{}{}
+			q.fly(x)
 			q.mu.Unlock()
 			return x
 		}
@@ -160,6 +158,13 @@ func (q *queue) pop(ctx context.Context) *queued {
 		}
 	}
 	return nil
+}
+
+// fly begins a pod's attempt; q.mu is held.
+func (q *queue) fly(x *queued) {
+	x.place, x.moved = inFlight, 0
+	x.attempts++
+	q.flying[x] = struct{}{}
 }
 
 // current is the pod as last seen, for one in flight.
@@ -325,3 +330,6 @@ func (h *podHeap) Pop() any {
 	h.items = h.items[:last]
 	return x
 }
+
+// remove takes one out that is in the heap.
+func (h *podHeap) remove(x *queued) { heap.Remove(h, x.index) }

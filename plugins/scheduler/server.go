@@ -47,6 +47,7 @@ type Server struct {
 	cache  *nodeCache
 	queue  *queue
 	writes chan struct{} // a token for each write under way
+	shadow shadow
 }
 
 var _ kit.WarmStandby = (*Server)(nil)
@@ -211,6 +212,7 @@ func (s *Server) scheduleOne(ctx context.Context, wg *sync.WaitGroup) bool {
 		return true
 	}
 	s.metrics.attempt(d, time.Since(start))
+	s.tell(info, d)
 	select {
 	case s.writes <- struct{}{}:
 	case <-ctx.Done():
@@ -328,12 +330,15 @@ func (s *Server) podChanged(old, cur any) {
 
 func (s *Server) podPlaced(old any, pod *corev1.Pod) {
 	was, _ := old.(*corev1.Pod)
+	s.considerLate(pod.UID)
 	s.queue.remove(pod.UID)
 	if was != nil && was.Spec.NodeName == pod.Spec.NodeName && !placementChanged(was, pod) {
 		return // its status: nothing that is counted
 	}
 	s.cache.setPod(newPodInfo(pod))
 	switch {
+	case s.shadow.isOn(): // it may have counted elsewhere until now
+		s.queue.event(allFilters)
 	case was == nil || was.Spec.NodeName == "":
 		s.queue.event(filterInterPodAffinity | filterPodTopologySpread)
 	default:

@@ -37011,6 +37011,20 @@ func schema_keelson_proto_api_v1alpha1_PluginComparison(ref common.ReferenceCall
 							Format:      "int64",
 						},
 					},
+					"dropped": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Dropped counts decisions that were not compared because there were too many at a time.",
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"message": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Message says what keeps decisions from being compared.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
 					"differences": {
 						VendorExtensible: spec.VendorExtensible{
 							Extensions: spec.Extensions{
@@ -37067,9 +37081,23 @@ func schema_keelson_proto_api_v1alpha1_PluginDifference(ref common.ReferenceCall
 							Format:      "",
 						},
 					},
+					"activeReason": {
+						SchemaProps: spec.SchemaProps{
+							Description: "ActiveReason is why, for people.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
 					"shadow": {
 						SchemaProps: spec.SchemaProps{
 							Description: "Shadow is what the shadow decided.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"shadowReason": {
+						SchemaProps: spec.SchemaProps{
+							Description: "ShadowReason is why, for people.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
@@ -37595,7 +37623,21 @@ func schema_keelson_proto_api_v1alpha1_PluginShadowStatus(ref common.ReferenceCa
 					},
 					"message": {
 						SchemaProps: spec.SchemaProps{
-							Description: "Message says why it does not run.",
+							Description: "Message says why it does not run, or what it waits for.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"restarts": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Restarts counts how often it was started again since it was asked for.",
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+					"version": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Version is what it says of itself.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
@@ -37860,7 +37902,7 @@ func schema_keelson_proto_api_v1alpha1_PluginStatus(ref common.ReferenceCallback
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Description: "Conditions say more: Ready, Progressing, Accepted, RolledBack.",
+							Description: "Conditions say more: Ready, Progressing, Accepted, RolledBack, ShadowReady.",
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{

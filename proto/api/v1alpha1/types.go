@@ -192,7 +192,7 @@ type PluginStatus struct {
 	// +optional
 	// +listType=atomic
 	History []PluginRevision `json:"history,omitempty"`
-	// Conditions say more: Ready, Progressing, Accepted, RolledBack.
+	// Conditions say more: Ready, Progressing, Accepted, RolledBack, ShadowReady.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -248,9 +248,15 @@ type PluginShadowStatus struct {
 	// PID is its process, 0 when none runs.
 	// +optional
 	PID int64 `json:"pid,omitempty"`
-	// Message says why it does not run.
+	// Message says why it does not run, or what it waits for.
 	// +optional
 	Message string `json:"message,omitempty"`
+	// Restarts counts how often it was started again since it was asked for.
+	// +optional
+	Restarts int32 `json:"restarts,omitempty"`
+	// Version is what it says of itself.
+	// +optional
+	Version string `json:"version,omitempty"`
 }
 
 // PluginOutcome is what became of a revision.
@@ -420,6 +426,12 @@ type PluginComparison struct {
 	ActiveOnly int64 `json:"activeOnly"`
 	// ShadowOnly counts decisions that the active one has not made within a minute.
 	ShadowOnly int64 `json:"shadowOnly"`
+	// Dropped counts decisions that were not compared because there were too many at a time.
+	// +optional
+	Dropped int64 `json:"dropped,omitempty"`
+	// Message says what keeps decisions from being compared.
+	// +optional
+	Message string `json:"message,omitempty"`
 	// Differences are the last 1,000 decisions in which they do not agree, newest first.
 	// +optional
 	// +listType=atomic
@@ -436,9 +448,15 @@ type PluginDifference struct {
 	// Active is what the active one decided.
 	// +optional
 	Active string `json:"active,omitempty"`
+	// ActiveReason is why, for people.
+	// +optional
+	ActiveReason string `json:"activeReason,omitempty"`
 	// Shadow is what the shadow decided.
 	// +optional
 	Shadow string `json:"shadow,omitempty"`
+	// ShadowReason is why, for people.
+	// +optional
+	ShadowReason string `json:"shadowReason,omitempty"`
 	// Time is when the later of both decided.
 	// +optional
 	Time *metav1.Time `json:"time,omitempty"`

@@ -1251,8 +1251,13 @@ type DecisionsResponse struct {
 	Key string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	// The same for people: "default/web-7d9".
 	Subject string `protobuf:"bytes,2,opt,name=subject,proto3" json:"subject,omitempty"`
-	// What was decided, in a form that can be compared: a node's name, or a reason.
-	Decision      string `protobuf:"bytes,3,opt,name=decision,proto3" json:"decision,omitempty"`
+	// What was decided, in a form that can be compared: a node's name, or
+	// "unschedulable".
+	Decision string `protobuf:"bytes,3,opt,name=decision,proto3" json:"decision,omitempty"`
+	// Why, for people; it is not compared.
+	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	// How many decisions this stream has lost before this one, since its start.
+	Dropped       uint64 `protobuf:"varint,5,opt,name=dropped,proto3" json:"dropped,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1306,6 +1311,20 @@ func (x *DecisionsResponse) GetDecision() string {
 		return x.Decision
 	}
 	return ""
+}
+
+func (x *DecisionsResponse) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *DecisionsResponse) GetDropped() uint64 {
+	if x != nil {
+		return x.Dropped
+	}
+	return 0
 }
 
 // DrainRequest sets the time.
@@ -1538,11 +1557,13 @@ const file_plugin_v1_plugin_proto_rawDesc = "" +
 	"\x06client\x18\x01 \x01(\v2\x12.plugin.v1.KeyPairR\x06client\x12,\n" +
 	"\aserving\x18\x02 \x01(\v2\x12.plugin.v1.KeyPairR\aserving\"\x0f\n" +
 	"\rRenewResponse\"\x12\n" +
-	"\x10DecisionsRequest\"[\n" +
+	"\x10DecisionsRequest\"\x8d\x01\n" +
 	"\x11DecisionsResponse\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x18\n" +
 	"\asubject\x18\x02 \x01(\tR\asubject\x12\x1a\n" +
-	"\bdecision\x18\x03 \x01(\tR\bdecision\"C\n" +
+	"\bdecision\x18\x03 \x01(\tR\bdecision\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x18\n" +
+	"\adropped\x18\x05 \x01(\x04R\adropped\"C\n" +
 	"\fDrainRequest\x123\n" +
 	"\atimeout\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\atimeout\"\x0f\n" +
 	"\rDrainResponse\"\r\n" +

@@ -69,6 +69,7 @@ type PluginServiceClient interface {
 	// Decisions streams what a plugin of a kind that decides has decided, from
 	// the call on until the caller hangs up. A plugin that tells none answers
 	// UNIMPLEMENTED. A caller that is slow loses decisions, never holds them up.
+	// One about a key again takes the place of the earlier one.
 	Decisions(ctx context.Context, in *DecisionsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[DecisionsResponse], error)
 	// Stop ends the process in good order shortly after the answer.
 	Stop(ctx context.Context, in *StopRequest, opts ...grpc.CallOption) (*StopResponse, error)
@@ -226,6 +227,7 @@ type PluginServiceServer interface {
 	// Decisions streams what a plugin of a kind that decides has decided, from
 	// the call on until the caller hangs up. A plugin that tells none answers
 	// UNIMPLEMENTED. A caller that is slow loses decisions, never holds them up.
+	// One about a key again takes the place of the earlier one.
 	Decisions(*DecisionsRequest, grpc.ServerStreamingServer[DecisionsResponse]) error
 	// Stop ends the process in good order shortly after the answer.
 	Stop(context.Context, *StopRequest) (*StopResponse, error)
