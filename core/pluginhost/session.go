@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	// callTimeout bounds calls that should be quick (Describe, Activate).
+	// callTimeout bounds calls that should be quick (Describe).
 	callTimeout = 10 * time.Second
 	// drainTimeout is what a plugin has to finish what it has begun.
 	drainTimeout = 10 * time.Second
@@ -86,6 +86,8 @@ type session struct {
 	since                     time.Time // of its phase as a candidate
 	seenReady                 bool
 	watchFor                  time.Duration // Spec.Watch, which may change while it is a candidate
+	streams                   int32         // that it has open for others
+	until                     time.Time     // how long it is kept for them
 }
 
 // live runs the plugin once: from its launch to its end. A nil error means that it was
@@ -209,21 +211,27 @@ func call(ctx context.Context, timeout time.Duration, f func(context.Context) er
 // activate has the plugin do its work.
 func (s *session) activate(ctx context.Context) error {
 	s.worked.Store(true)
-	err := call(ctx, callTimeout, func(ctx context.Context) error {
+	limit := s.unit.host.cfg.Periods.Activate
+	err := call(ctx, limit, func(ctx context.Context) error {
 		_, err := s.rpc.Activate(ctx, &pluginv1.ActivateRequest{Mode: pluginv1.Mode_MODE_ACTIVE})
 		return err
 	})
-	if err != nil {
+	switch {
+	case err == nil:
+		return nil
+	case status.Code(err) == codes.DeadlineExceeded:
+		return fmt.Errorf("activate: no answer for %s", limit)
+	default:
 		return s.rpcError("activate", err)
 	}
-	return nil
 }
 
 // deactivate has the plugin give up its work, and keeps the process.
 func (s *session) deactivate(ctx context.Context) error {
 	limit := s.unit.host.cfg.Periods.Deactivate
 	err := call(ctx, limit, func(ctx context.Context) error {
-		_, err := s.rpc.Deactivate(ctx, &pluginv1.DeactivateRequest{})
+		left, err := s.rpc.Deactivate(ctx, &pluginv1.DeactivateRequest{})
+		s.streams = left.GetOpenStreams()
 		return err
 	})
 	switch {

@@ -27,6 +27,8 @@ type supervisor struct {
 	// before it, if it is still there.
 	trial   *trial
 	standby *session
+	// lingering were replaced, and serve the streams that they have open.
+	lingering []*session
 	// next takes over when the active one has ended (Spec.Restart).
 	next *target
 
@@ -123,6 +125,9 @@ func (v *supervisor) alarm() (<-chan time.Time, func()) {
 	if v.trial == nil && v.candidate == nil && v.active != nil && v.active.active {
 		due(v.settleAt)
 	}
+	for _, s := range v.lingering {
+		due(s.until)
+	}
 	if at.IsZero() {
 		return nil, func() {}
 	}
@@ -158,7 +163,7 @@ func (v *supervisor) windDown(w wish) bool {
 			s.end()
 		}
 	}
-	v.active, v.candidate, v.standby, v.trial, v.next = nil, nil, nil, nil, nil
+	v.active, v.candidate, v.standby, v.lingering, v.trial, v.next = nil, nil, nil, nil, nil, nil
 	v.settleAt = time.Time{}
 	if len(v.alive) > 0 {
 		return false
@@ -233,7 +238,8 @@ func (v *supervisor) handle(e sessionEvent) {
 		if s == v.candidate && e.report.GetState() == pluginv1.State_STATE_STANDBY && s.state != e.report.GetState() {
 			s.since = time.Now()
 		}
-		s.state, s.message = e.report.GetState(), e.report.GetMessage()
+		s.state, s.message, s.streams = e.report.GetState(), e.report.GetMessage(), e.report.GetOpenStreams()
+		v.dismissIdle(s)
 		if s == v.active {
 			v.reported(s)
 		}
@@ -310,6 +316,7 @@ func (v *supervisor) reported(s *session) {
 // ended takes leave of a session.
 func (v *supervisor) ended(s *session, err error) {
 	delete(v.alive, s)
+	v.lingering = without(v.lingering, s)
 	v.mu.Lock()
 	for i, l := range v.unit.live {
 		if l == s {

@@ -48,7 +48,7 @@ func (v *supervisor) decide(want target) {
 		v.backoff.reset()
 	case want.spec.Restart:
 		v.next = &want
-	case len(v.alive) == 0 || len(v.alive) == 1 && v.active != nil: // else one is still leaving
+	case v.present() == 0 || v.present() == 1 && v.active != nil: // else one is still leaving
 		v.candidate = v.begin(want, false)
 		v.slog.Info("A candidate is started", "revision", want.revision, "active", v.current.revision)
 		v.event(false, EventSwapStarted, "revision %s is started beside %s", want.revision, v.current.revision)
@@ -97,7 +97,8 @@ func (v *supervisor) due() {
 	if v.next != nil {
 		v.changeInPlace()
 	}
-	others := len(v.alive)
+	v.dismissLate(now)
+	others := v.present()
 	for _, s := range []*session{v.candidate, v.standby} {
 		if s != nil {
 			others--
@@ -130,7 +131,7 @@ func (v *supervisor) changeInPlace() {
 		}
 		return
 	}
-	if len(v.alive) > 0 {
+	if v.present() > 0 {
 		return
 	}
 	if v.current.good {
@@ -147,6 +148,7 @@ func (v *supervisor) takeOver() {
 	before := *v.current
 	strict := before.good
 	from := v.endedAt
+	asked := time.Now()
 	if old != nil {
 		strict = old.state == pluginv1.State_STATE_READY
 		err := old.deactivate(v.ctx)
@@ -184,11 +186,12 @@ func (v *supervisor) takeOver() {
 	v.update(func(s *Status) { s.Phase, s.Message = PhaseStarting, "" })
 	v.failed, v.stuck = "", false
 	v.backoff.reset()
-	v.slog.Info("Plugin is swapped", "revision", next.target.revision, "before", before.revision, "pid", next.body.pid(), "gap", gap)
+	v.slog.Info("Plugin is swapped", "revision", next.target.revision, "before", before.revision, "pid", next.body.pid(),
+		"finished", max(from.Sub(asked), 0), "gap", gap)
 	v.settleAt = time.Now().Add(max(next.watchFor, time.Second))
 	if next.watchFor <= 0 || !before.good {
 		if old != nil && !old.leaving {
-			old.end()
+			v.retire(old)
 		}
 		v.swapped(gap, before.revision)
 		return
@@ -232,7 +235,7 @@ func (v *supervisor) judge(s *session, phase Phase) {
 // settle ends the watch period: what was replaced is not needed any more.
 func (v *supervisor) settle() {
 	if v.standby != nil {
-		v.standby.end()
+		v.retire(v.standby)
 		v.standby = nil
 	}
 	if t := v.trial; t != nil && !t.ready && v.active != nil {
@@ -252,7 +255,7 @@ func (v *supervisor) rollback(why error) {
 			if err := bad.deactivate(v.ctx); err != nil {
 				bad.endNow()
 			} else {
-				bad.end()
+				v.retire(bad)
 			}
 		} else if bad.prepared {
 			bad.endNow()

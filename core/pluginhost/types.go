@@ -119,10 +119,15 @@ type Periods struct {
 	Configure time.Duration
 	// Standby is what a candidate has from its configuration to STANDBY; 120 s.
 	Standby time.Duration
+	// Activate bounds Activate, which answers when the plugin is at work; 10 s.
+	Activate time.Duration
 	// Deactivate is what the active one has to give up its work; 10 s.
 	Deactivate time.Duration
 	// Ready is what a candidate that took over has until READY; 60 s.
 	Ready time.Duration
+	// Streams is how long a process that was replaced is kept for the streams that it has
+	// open for others; 1 h.
+	Streams time.Duration
 	// Silence is the longest time without a report (the contract says 10 s) after which a
 	// plugin counts as hung; 30 s.
 	Silence time.Duration
@@ -133,8 +138,8 @@ func (p *Periods) setDefaults() {
 		period *time.Duration
 		value  time.Duration
 	}{
-		{&p.Configure, 60 * time.Second}, {&p.Standby, 120 * time.Second}, {&p.Deactivate, 10 * time.Second},
-		{&p.Ready, 60 * time.Second}, {&p.Silence, 30 * time.Second},
+		{&p.Configure, 60 * time.Second}, {&p.Standby, 120 * time.Second}, {&p.Activate, 10 * time.Second}, {&p.Deactivate, 10 * time.Second},
+		{&p.Ready, 60 * time.Second}, {&p.Streams, time.Hour}, {&p.Silence, 30 * time.Second},
 	} {
 		if *d.period <= 0 {
 			*d.period = d.value

@@ -12,7 +12,8 @@
 // records.go makes answers of them, forward.go and cache.go do the rest.
 //
 // Goroutines: the informers', one server for each address and protocol, one that looks
-// after link and Service; all end with Start. The link and its addresses stay. Until
-// all services, endpoints and namespaces are known, cluster names get SERVFAIL: a
-// client tries again after that, but believes NXDOMAIN.
+// after link and Service; all end with Start. The link and its addresses stay. After
+// a start, queries wait up to two seconds for all services, endpoints and namespaces to be
+// known, as they wait while no process is there; then cluster names get SERVFAIL: a client
+// tries again after that, but believes NXDOMAIN.
 package dns

@@ -26,6 +26,9 @@ const (
 	lookEvery = 15 * time.Second
 	// tcpIdle closes connections on which nothing is asked.
 	tcpIdle = 8 * time.Second
+	// fillTime is how long queries wait in the sockets after a start for the names of the
+	// cluster, before cluster names get SERVFAIL and others are answered.
+	fillTime = 2 * time.Second
 	// answerTime is what queries under way have at the end of an activation before the
 	// next process begins; those that wait for a server of elsewhere are answered later.
 	answerTime = 20 * time.Millisecond
@@ -84,6 +87,9 @@ func (s *Server) Start(ctx context.Context) error {
 		return err
 	}
 	s.handler = s.newHandler(s.zone)
+	fill, filled := context.WithTimeout(ctx, fillTime)
+	cache.WaitForCacheSync(fill.Done(), s.synced)
+	filled()
 	g, ctx := errgroup.WithContext(ctx)
 	for _, addr := range s.addrs {
 		if err := errors.Join(s.serveUDP(ctx, g, addr), s.serveTCP(ctx, g, addr)); err != nil {

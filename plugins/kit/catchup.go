@@ -3,6 +3,7 @@ package kit
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -15,8 +16,11 @@ import (
 const (
 	// catchUpPoll is how often a cache is looked at that has not caught up.
 	catchUpPoll = 2 * time.Millisecond
-	// catchUpAgain is after how long the API is asked anew.
-	catchUpAgain = 2 * time.Second
+	// catchUpAgain is after how long the API is asked anew, doubled up to catchUpSlow: an
+	// object that was deleted just after the list never comes to a cache that has seen its
+	// end already.
+	catchUpAgain = 10 * time.Millisecond
+	catchUpSlow  = 2 * time.Second
 )
 
 // CatchUp returns when an informer's cache has all that the API has at the time of the
@@ -32,7 +36,10 @@ func (e *Env) CatchUp(ctx context.Context, resource schema.GroupVersionResource,
 	if err != nil {
 		return fmt.Errorf("catch up with %s: %w", resource.Resource, err)
 	}
-	return catchUp(ctx, client.Resource(resource), store, opts)
+	begin := time.Now()
+	lists, err := catchUp(ctx, client.Resource(resource), store, opts)
+	e.Log.Debug("Cache has caught up", "resource", resource.Resource, "after", time.Since(begin), "lists", lists, "err", err)
+	return err
 }
 
 // lister lists the metadata of one resource.
@@ -40,29 +47,58 @@ type lister interface {
 	List(ctx context.Context, opts metav1.ListOptions) (*metav1.PartialObjectMetadataList, error)
 }
 
-func catchUp(ctx context.Context, client lister, store cache.Store, opts metav1.ListOptions) error {
+// catchUp says how often it has asked.
+func catchUp(ctx context.Context, client lister, store cache.Store, opts metav1.ListOptions) (lists int, err error) {
 	opts.ResourceVersion = "" // the newest, whatever caches there are on the way
+	var want *metav1.PartialObjectMetadataList
 	var last error
-	for ctx.Err() == nil {
+	for pause := catchUpAgain; ctx.Err() == nil; pause = min(2*pause, catchUpSlow) {
+		begin := time.Now()
+		lists++
 		list, err := client.List(ctx, opts)
 		if err != nil {
 			last = err
 			sleep(ctx, 50*time.Millisecond)
 			continue
 		}
-		for until := time.Now().Add(catchUpAgain); time.Now().Before(until); {
-			if caughtUp(list, store) {
-				return nil
+		want = stillThere(want, list)
+		pause = max(pause, min(time.Since(begin), catchUpSlow)) // long lists are not asked for all the time
+		for until := time.Now().Add(pause); ; {
+			if caughtUp(want, store) {
+				return lists, nil
 			}
-			if !sleep(ctx, catchUpPoll) {
+			if !time.Now().Before(until) || !sleep(ctx, catchUpPoll) {
 				break
 			}
 		}
 	}
 	if last != nil {
-		return fmt.Errorf("%w (last: %w)", ctx.Err(), last)
+		return lists, fmt.Errorf("%w (last: %w)", ctx.Err(), last)
 	}
-	return ctx.Err()
+	return lists, ctx.Err()
+}
+
+// stillThere is what of the first list a later one still has: nothing else is waited for,
+// so that it ends however much comes and goes. Without a first list it is the later one.
+func stillThere(first, now *metav1.PartialObjectMetadataList) *metav1.PartialObjectMetadataList {
+	if first == nil {
+		return now
+	}
+	there := make(map[string]bool, len(now.Items))
+	for i := range now.Items {
+		there[keyOf(&now.Items[i])] = true
+	}
+	out := *first
+	out.Items = slices.DeleteFunc(slices.Clone(first.Items), func(item metav1.PartialObjectMetadata) bool { return !there[keyOf(&item)] })
+	return &out
+}
+
+// keyOf is the key under which a cache has an object.
+func keyOf(item *metav1.PartialObjectMetadata) string {
+	if item.Namespace == "" {
+		return item.Name
+	}
+	return item.Namespace + "/" + item.Name
 }
 
 // caughtUp tells whether the store has each object of the list, as new or newer, and none
@@ -71,10 +107,7 @@ func caughtUp(list *metav1.PartialObjectMetadataList, store cache.Store) bool {
 	known := make(map[string]bool, len(list.Items))
 	for i := range list.Items {
 		item := &list.Items[i]
-		key := item.Name
-		if item.Namespace != "" {
-			key = item.Namespace + "/" + item.Name
-		}
+		key := keyOf(item)
 		known[key] = true
 		if got, ok, err := store.GetByKey(key); err != nil || !ok || versionOf(got) < version(item.ResourceVersion) {
 			return false

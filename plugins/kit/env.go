@@ -59,6 +59,7 @@ type Env struct {
 	Process context.Context
 
 	sockets     *sockets     // that the kernel keeps; nil in tests
+	streams     *streams     // of the process; nil in tests
 	credentials *credentials // in force; nil in tests
 }
 

@@ -45,6 +45,7 @@ type Service struct {
 	life    context.Context // of what may outlive an activation; ends at the end
 	endLife context.CancelFunc
 	turned  wakeup        // fires when what is active or warm changes
+	streams streams       // that others have open
 	stopped chan struct{} // closed by Stop: Health streams end
 	stop    sync.Once
 
@@ -70,6 +71,7 @@ type activation struct {
 func NewService(ctx context.Context, p Plugin, log *slog.Logger, level *slog.LevelVar, exit func(code int)) *Service {
 	s := &Service{plugin: p, log: log, level: level, exit: exit, base: ctx, stopped: make(chan struct{})}
 	s.life, s.endLife = context.WithCancel(ctx)
+	s.streams.turned, s.streams.told = &s.turned, true
 	return s
 }
 
@@ -106,7 +108,7 @@ func (s *Service) makeRunner(req *pluginv1.ConfigureRequest) (err error) {
 	if err != nil {
 		return err
 	}
-	env.Process, env.sockets, env.Decisions = s.life, s.sockets, &s.decisions
+	env.Process, env.sockets, env.streams, env.Decisions = s.life, s.sockets, &s.streams, &s.decisions
 	defer func() {
 		if r := recover(); r != nil {
 			s.log.Error("Plugin panicked while it was configured", "panic", fmt.Sprint(r), "stack", string(debug.Stack()))
@@ -141,11 +143,12 @@ func (s *Service) Renew(_ context.Context, req *pluginv1.RenewRequest) (*pluginv
 }
 
 // readyWait is how long Activate waits for a warm runner to be at work, so that its
-// answer tells when the work goes on.
-const readyWait = time.Second
+// answer tells when the work goes on: half of the time that the kernel waits.
+const readyWait = 5 * time.Second
 
 // Activate implements the contract.
 func (s *Service) Activate(ctx context.Context, req *pluginv1.ActivateRequest) (*pluginv1.ActivateResponse, error) {
+	begin := time.Now()
 	a, env, warm, err := s.activate(req.GetMode() == pluginv1.Mode_MODE_SHADOW)
 	if err != nil {
 		return nil, err
@@ -168,6 +171,7 @@ func (s *Service) Activate(ctx context.Context, req *pluginv1.ActivateRequest) (
 		}
 		break
 	}
+	s.log.Debug("Plugin is active", "after", time.Since(begin))
 	return &pluginv1.ActivateResponse{}, nil
 }
 
@@ -198,6 +202,7 @@ func (s *Service) activate(shadow bool) (a *activation, env *Env, warm bool, err
 	ctx, cancel := context.WithCancel(context.WithValue(s.base, runKey{}, a))
 	a.cancel = cancel
 	s.active, s.drained = a, false
+	s.streams.tell(false)
 	s.env.Health.SetStarting("")
 	s.turned.fire()
 	go s.run(ctx, a, s.env, s.runner)
@@ -236,9 +241,9 @@ func (s *Service) Deactivate(ctx context.Context, _ *pluginv1.DeactivateRequest)
 		return nil, err
 	}
 	if ended {
-		go s.rewarm() // ends soon: New allocates
+		go s.rewarm(s.turned.next()) // ends soon
 	}
-	return &pluginv1.DeactivateResponse{}, nil
+	return &pluginv1.DeactivateResponse{OpenStreams: s.streams.count()}, nil
 }
 
 // Close ends what is active or warm, without an end of the process.
@@ -272,6 +277,7 @@ func (s *Service) end(ctx context.Context) (ended bool, err error) {
 		return false, status.FromContextError(err).Err()
 	}
 	s.active, s.runner, s.standby = nil, nil, nil
+	s.streams.tell(true)
 	s.turned.fire()
 	return true, nil
 }
@@ -304,10 +310,10 @@ func (s *Service) report() (report *pluginv1.HealthResponse, changed, turned <-c
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.active == nil && (s.runner == nil || s.standby.isWarm()) {
-		return &pluginv1.HealthResponse{State: pluginv1.State_STATE_STANDBY}, nil, turned
+		return &pluginv1.HealthResponse{State: pluginv1.State_STATE_STANDBY, OpenStreams: s.streams.count()}, nil, turned
 	}
 	state, msg, changed := s.env.Health.watch()
-	return &pluginv1.HealthResponse{State: state, Message: msg}, changed, turned
+	return &pluginv1.HealthResponse{State: state, Message: msg, OpenStreams: s.streams.count()}, changed, turned
 }
 
 // Drain implements the contract.

@@ -57,6 +57,15 @@ func (e *Env) PacketConn(ctx context.Context, network, address string) (net.Pack
 	return conn, nil
 }
 
+// Release gives a socket of Listener or PacketConn back for good: the kernel closes it
+// when no process of the plugin needs it any more. The listener is closed by the caller.
+// Not for the end of an activation: the next process wants to find the socket.
+func (e *Env) Release(network, address string) {
+	if e.sockets != nil {
+		e.sockets.release(network, address)
+	}
+}
+
 // sockets asks the kernel for sockets, over the handover socket. run reads the answers.
 type sockets struct {
 	conn *net.UnixConn
@@ -119,6 +128,20 @@ func (s *sockets) ask(network, address string) (int64, chan answer, error) {
 	return s.last, ch, nil
 }
 
+// release is a request whose answer nobody waits for.
+func (s *sockets) release(network, address string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.gone {
+		return
+	}
+	s.last++
+	line, err := json.Marshal(pluginv1.SocketRequest{ID: -s.last, Network: network, Address: address, Close: true})
+	if err == nil {
+		_, _ = s.conn.Write(append(line, '\n')) // else the kernel is gone, and its sockets are
+	}
+}
+
 var errKernelGone = errors.New("the kernel is gone")
 
 // run takes the answers until the kernel is gone.
@@ -131,6 +154,9 @@ func (s *sockets) run(r *bufio.Reader, files *fileQueue) {
 		var a pluginv1.SocketAnswer
 		if err := json.Unmarshal(line, &a); err != nil {
 			continue
+		}
+		if a.ID < 0 {
+			continue // of a release: nobody waits, and no descriptor comes along
 		}
 		out := answer{}
 		if a.Error != "" {

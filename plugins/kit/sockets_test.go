@@ -383,7 +383,8 @@ func TestCatchUpWaits(t *testing.T) {
 	store := cache.NewStore(cache.MetaNamespaceKeyFunc)
 	done := make(chan error, 1)
 	go func() {
-		done <- catchUp(t.Context(), &lists{items: [][]metav1.PartialObjectMetadata{{object}}}, store, metav1.ListOptions{})
+		_, err := catchUp(t.Context(), &lists{items: [][]metav1.PartialObjectMetadata{{object}}}, store, metav1.ListOptions{})
+		done <- err
 	}()
 	select {
 	case err := <-done:
@@ -400,7 +401,12 @@ func TestCatchUpWaits(t *testing.T) {
 	if err := store.Delete(&object); err != nil {
 		t.Fatal(err)
 	}
-	if err := catchUp(t.Context(), &lists{items: [][]metav1.PartialObjectMetadata{{object}, {}}}, store, metav1.ListOptions{}); err != nil {
+	if _, err := catchUp(t.Context(), &lists{items: [][]metav1.PartialObjectMetadata{{object}, {}}}, store, metav1.ListOptions{}); err != nil {
+		t.Error(err)
+	}
+	// So it ends while others come and go: what is made after the first list is not waited for.
+	b := metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Name: "b", ResourceVersion: "19"}}
+	if _, err := catchUp(t.Context(), &lists{items: [][]metav1.PartialObjectMetadata{{object}, {b}}}, store, metav1.ListOptions{}); err != nil {
 		t.Error(err)
 	}
 	if diff := cmp.Diff([]string{}, store.ListKeys()); diff != "" {

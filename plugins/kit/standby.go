@@ -99,9 +99,20 @@ func guard(f func() error) (err error) {
 	return f()
 }
 
-// rewarm makes the runner of the next activation, after a deactivation: it decides from
-// nothing that the earlier one knew.
-func (s *Service) rewarm() {
+// rewarmAfter is how long a process that was deactivated leaves processor and API to the
+// one that takes over.
+const rewarmAfter = 500 * time.Millisecond
+
+// rewarm makes the runner of the next activation, a while after a deactivation: it decides
+// from nothing that the earlier one knew. turned fires when the process is activated before.
+func (s *Service) rewarm(turned <-chan struct{}) {
+	timer := time.NewTimer(rewarmAfter)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-turned:
+	case <-s.life.Done():
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.active != nil || s.runner != nil || s.life.Err() != nil {

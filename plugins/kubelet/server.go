@@ -76,19 +76,28 @@ func (k *Kubelet) handler() http.Handler {
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") })
 	mux.HandleFunc("GET /pods", k.servePods)
 	mux.HandleFunc("GET /runningpods/", k.serveRunningPods)
-	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", k.serveLogs)
-	mux.HandleFunc("/exec/{namespace}/{pod}/{container}", k.serveExec)
-	mux.HandleFunc("/exec/{namespace}/{pod}/{uid}/{container}", k.serveExec)
-	mux.HandleFunc("/attach/{namespace}/{pod}/{container}", k.serveAttach)
-	mux.HandleFunc("/attach/{namespace}/{pod}/{uid}/{container}", k.serveAttach)
-	mux.HandleFunc("/portForward/{namespace}/{pod}", k.servePortForward)
-	mux.HandleFunc("/portForward/{namespace}/{pod}/{uid}", k.servePortForward)
+	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", k.streaming(k.serveLogs))
+	mux.HandleFunc("/exec/{namespace}/{pod}/{container}", k.streaming(k.serveExec))
+	mux.HandleFunc("/exec/{namespace}/{pod}/{uid}/{container}", k.streaming(k.serveExec))
+	mux.HandleFunc("/attach/{namespace}/{pod}/{container}", k.streaming(k.serveAttach))
+	mux.HandleFunc("/attach/{namespace}/{pod}/{uid}/{container}", k.streaming(k.serveAttach))
+	mux.HandleFunc("/portForward/{namespace}/{pod}", k.streaming(k.servePortForward))
+	mux.HandleFunc("/portForward/{namespace}/{pod}/{uid}", k.streaming(k.servePortForward))
 	mux.HandleFunc("GET /stats/summary", k.serveSummary)
 	mux.HandleFunc("GET /metrics/resource", k.serveResourceMetrics)
 	if k.env.Metrics != nil {
 		mux.Handle("GET /metrics", promhttp.HandlerFor(k.env.Metrics, promhttp.HandlerOpts{}))
 	}
 	return authenticate(mux)
+}
+
+// streaming counts requests that others keep open: this process stays for them when it is
+// replaced.
+func (k *Kubelet) streaming(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		defer k.env.Stream()()
+		next(w, r)
+	}
 }
 
 // authenticate lets in the API server and administrators only.

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -14,12 +13,14 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"keelson.dev/keelson/plugins/kit"
 	"keelson.dev/keelson/plugins/kit/nft"
 )
 
 // healthChecks answers load balancers that ask whether the node has endpoints of a
 // service with external traffic policy Local, at the service's healthCheckNodePort.
 type healthChecks struct {
+	env    *kit.Env
 	log    *slog.Logger
 	open   map[string]*healthCheck // by service; used by the sync loop alone
 	served sync.WaitGroup
@@ -31,8 +32,8 @@ type healthCheck struct {
 	server *http.Server
 }
 
-func newHealthChecks(log *slog.Logger) *healthChecks {
-	return &healthChecks{log: log, open: map[string]*healthCheck{}}
+func newHealthChecks(env *kit.Env) *healthChecks {
+	return &healthChecks{env: env, log: env.Log, open: map[string]*healthCheck{}}
 }
 
 // syncChecks opens, closes and updates the ports of the services.
@@ -67,6 +68,7 @@ func (h *healthChecks) set(key string, port int32, local int) {
 	c := h.open[key]
 	if c != nil && c.port != port {
 		_ = c.server.Close()
+		h.env.Release("tcp", c.address())
 		delete(h.open, key)
 		c = nil
 	}
@@ -76,7 +78,7 @@ func (h *healthChecks) set(key string, port int32, local int) {
 	if c == nil {
 		c = &healthCheck{port: port}
 		c.server = &http.Server{Handler: c.handler(key), ReadHeaderTimeout: 5 * time.Second, ErrorLog: slog.NewLogLogger(h.log.Handler(), slog.LevelDebug)}
-		listener, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", fmt.Sprintf(":%d", port))
+		listener, err := h.env.Listener(context.Background(), "tcp", c.address())
 		if err != nil {
 			h.log.Error("Health check port of a service cannot be opened", "service", key, "port", port, "err", err)
 			return
@@ -91,6 +93,8 @@ func (h *healthChecks) set(key string, port int32, local int) {
 	c.local.Store(int64(local))
 }
 
+func (c *healthCheck) address() string { return fmt.Sprintf(":%d", c.port) }
+
 func (c *healthCheck) handler(key string) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		n := c.local.Load()
@@ -104,10 +108,23 @@ func (c *healthCheck) handler(key string) http.HandlerFunc {
 	}
 }
 
-// close closes all ports and waits for their goroutines.
+// lastAnswers is what requests under way have at the end of an activation.
+const lastAnswers = 100 * time.Millisecond
+
+// close answers what has come and waits for the goroutines. The kernel keeps the ports:
+// who asks meanwhile waits for the next process.
 func (h *healthChecks) close() {
-	for key := range h.open {
-		h.set(key, 0, 0)
+	ctx, cancel := context.WithTimeout(context.Background(), lastAnswers)
+	defer cancel()
+	var wg sync.WaitGroup
+	for key, c := range h.open {
+		wg.Go(func() {
+			if c.server.Shutdown(ctx) != nil {
+				_ = c.server.Close()
+			}
+		})
+		delete(h.open, key)
 	}
+	wg.Wait()
 	h.served.Wait()
 }

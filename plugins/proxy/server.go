@@ -61,7 +61,7 @@ func newServer(env *kit.Env, cfg Config, client kubernetes.Interface) (*Server, 
 			}
 		}
 	}
-	s.checks = newHealthChecks(env.Log)
+	s.checks = newHealthChecks(env)
 	s.factory = informers.NewSharedInformerFactoryWithOptions(s.client, 0, informers.WithTransform(slim),
 		informers.WithTweakListOptions(func(o *metav1.ListOptions) {
 			o.LabelSelector = "!service.kubernetes.io/headless,!service.kubernetes.io/service-proxy-name"

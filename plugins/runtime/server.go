@@ -212,7 +212,7 @@ func (s *Server) run(ctx context.Context, ready func() error) error {
 // serveStreams serves exec, attach and port forwarding on 127.0.0.1. The URLs have
 // tokens that are good for one use and one minute, and in this process: it serves them,
 // and the streams, until it ends, active or not.
-func (s *Server) serveStreams(life context.Context) error {
+func (s *Server) serveStreams(life context.Context, stream func() (end func())) error {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return fmt.Errorf("listen for streams: %w", err)
@@ -223,7 +223,11 @@ func (s *Server) serveStreams(life context.Context) error {
 	if s.stream, err = streaming.NewServer(config, &streams{s}); err != nil {
 		return errors.Join(err, listener.Close())
 	}
-	server := &http.Server{Handler: s.stream, ReadHeaderTimeout: 10 * time.Second, BaseContext: func(net.Listener) context.Context { return life }}
+	counted := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { // a request is a session
+		defer stream()()
+		s.stream.ServeHTTP(w, r)
+	})
+	server := &http.Server{Handler: counted, ReadHeaderTimeout: 10 * time.Second, BaseContext: func(net.Listener) context.Context { return life }}
 	context.AfterFunc(life, func() { _ = server.Close() })
 	go func() { // ended by the process' end
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
@@ -280,7 +284,7 @@ func (r *runner) Start(ctx context.Context) error {
 		defer conn.Close()
 		s.network = networkv1.NewNetworkServiceClient(conn)
 	}
-	if err := s.serveStreams(r.env.Life()); err != nil {
+	if err := s.serveStreams(r.env.Life(), r.env.Stream); err != nil {
 		return err
 	}
 	return s.run(ctx, func() error {

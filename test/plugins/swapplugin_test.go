@@ -29,11 +29,14 @@ type swapConfig struct {
 	Listen string `json:"listen"`
 }
 
+// swapRules are what it needs, but with the argument "rules".
+var swapRules = []rbacv1.PolicyRule{{Verbs: []string{"get"}, APIGroups: []string{""}, Resources: []string{"pods"}}}
+
 // swapMain is the plugin of the swap tests; how says what it is before it says who it is.
 func swapMain(name, how string) {
 	p := kit.Plugin{
 		Name: name, Kind: "example", Version: "1", Description: "Behaves as told.",
-		Rules: []rbacv1.PolicyRule{{Verbs: []string{"get"}, APIGroups: []string{""}, Resources: []string{"pods"}}},
+		Rules: swapRules,
 		ConfigSchema: `{"type":"object","additionalProperties":false,"properties":
 			{"mode":{"type":"string"},"mark":{"type":"string"},"listen":{"type":"string"}}}`,
 		New: newSwapper,
@@ -49,6 +52,8 @@ func swapMain(name, how string) {
 		os.Exit(0)
 	case "name":
 		p.Name = "somebody-else"
+	case "rules":
+		p.Rules = []rbacv1.PolicyRule{{Verbs: []string{"list"}, APIGroups: []string{""}, Resources: []string{"nodes"}}}
 	case "kind":
 		p.Kind = "another"
 	}
@@ -170,6 +175,11 @@ func (s *swapper) Start(ctx context.Context) error {
 		if s.told(ctx, "degrade") {
 			s.env.Health.SetDegraded("one leg is missing")
 		}
+	case "freeze-active":
+		return syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+	case "streams":
+		s.stream()
+		s.env.Health.SetReady()
 	case "stuck":
 		s.env.Health.SetReady()
 		<-make(chan int)

@@ -985,9 +985,11 @@ func (*DeactivateRequest) Descriptor() ([]byte, []int) {
 	return file_plugin_v1_plugin_proto_rawDescGZIP(), []int{11}
 }
 
-// DeactivateResponse is empty.
+// DeactivateResponse says what is left.
 type DeactivateResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many streams are open for others, which the process serves to their end.
+	OpenStreams   int32 `protobuf:"varint,1,opt,name=open_streams,json=openStreams,proto3" json:"open_streams,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1020,6 +1022,13 @@ func (x *DeactivateResponse) ProtoReflect() protoreflect.Message {
 // Deprecated: Use DeactivateResponse.ProtoReflect.Descriptor instead.
 func (*DeactivateResponse) Descriptor() ([]byte, []int) {
 	return file_plugin_v1_plugin_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *DeactivateResponse) GetOpenStreams() int32 {
+	if x != nil {
+		return x.OpenStreams
+	}
+	return 0
 }
 
 // HealthRequest is empty.
@@ -1065,7 +1074,10 @@ type HealthResponse struct {
 	// The state.
 	State State `protobuf:"varint,1,opt,name=state,proto3,enum=plugin.v1.State" json:"state,omitempty"`
 	// Why it is not ready; empty when it is.
-	Message       string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	Message string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	// How many streams are open for others: one that was deactivated is kept until
+	// they have ended, within the host's limits. A change is a change of state.
+	OpenStreams   int32 `protobuf:"varint,3,opt,name=open_streams,json=openStreams,proto3" json:"open_streams,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1112,6 +1124,13 @@ func (x *HealthResponse) GetMessage() string {
 		return x.Message
 	}
 	return ""
+}
+
+func (x *HealthResponse) GetOpenStreams() int32 {
+	if x != nil {
+		return x.OpenStreams
+	}
+	return 0
 }
 
 // RenewRequest has what Configure handed over, anew.
@@ -1547,12 +1566,14 @@ const file_plugin_v1_plugin_proto_rawDesc = "" +
 	"\x0fActivateRequest\x12#\n" +
 	"\x04mode\x18\x01 \x01(\x0e2\x0f.plugin.v1.ModeR\x04mode\"\x12\n" +
 	"\x10ActivateResponse\"\x13\n" +
-	"\x11DeactivateRequest\"\x14\n" +
-	"\x12DeactivateResponse\"\x0f\n" +
-	"\rHealthRequest\"R\n" +
+	"\x11DeactivateRequest\"7\n" +
+	"\x12DeactivateResponse\x12!\n" +
+	"\fopen_streams\x18\x01 \x01(\x05R\vopenStreams\"\x0f\n" +
+	"\rHealthRequest\"u\n" +
 	"\x0eHealthResponse\x12&\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x10.plugin.v1.StateR\x05state\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage\"h\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\x12!\n" +
+	"\fopen_streams\x18\x03 \x01(\x05R\vopenStreams\"h\n" +
 	"\fRenewRequest\x12*\n" +
 	"\x06client\x18\x01 \x01(\v2\x12.plugin.v1.KeyPairR\x06client\x12,\n" +
 	"\aserving\x18\x02 \x01(\v2\x12.plugin.v1.KeyPairR\aserving\"\x0f\n" +
