@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"slices"
@@ -15,14 +16,16 @@ import (
 )
 
 // countedPatches are patchCounts at one time.
-type countedPatches struct{ merged, fields, created, applied, repeated, left uint64 }
+type countedPatches struct{ merged, fields, created, applied, repeated, left, replaced uint64 }
 
 func (c *patchCounts) now() countedPatches {
-	return countedPatches{c.merged.Load(), c.fields.Load(), c.created.Load(), c.applied.Load(), c.repeated.Load(), c.left.Load()}
+	return countedPatches{c.merged.Load(), c.fields.Load(), c.created.Load(), c.applied.Load(), c.repeated.Load(), c.left.Load(), c.replaced.Load()}
 }
 
 func (c countedPatches) since(b countedPatches) countedPatches {
-	return countedPatches{c.merged - b.merged, c.fields - b.fields, c.created - b.created, c.applied - b.applied, c.repeated - b.repeated, c.left - b.left}
+	return countedPatches{
+		c.merged - b.merged, c.fields - b.fields, c.created - b.created, c.applied - b.applied, c.repeated - b.repeated, c.left - b.left, c.replaced - b.replaced,
+	}
 }
 
 // clientStep is a request of a client, and how it has to be served.
@@ -34,10 +37,11 @@ type clientStep struct {
 
 // Each patch goes one of these ways.
 var (
-	merges  = countedPatches{merged: 1, fields: 1}
-	creates = countedPatches{created: 1}
-	applies = countedPatches{applied: 1}
-	repeats = countedPatches{repeated: 1}
+	merges   = countedPatches{merged: 1, fields: 1}
+	creates  = countedPatches{created: 1}
+	applies  = countedPatches{applied: 1}
+	repeats  = countedPatches{repeated: 1}
+	replaces = countedPatches{replaced: 1}
 )
 
 // cacheLags says whether the API's cache follows the store with a delay, as on etcd: a write may then be tried on an old
@@ -58,7 +62,7 @@ func runSteps(t *testing.T, h *harness, steps []clientStep) {
 	}
 }
 
-// TestFastClients checks that patches and applies as clients send them are served by
+// TestFastClients checks that patches, applies and updates as clients send them are served by
 // the fast path, each in its way: that the answers are right, other tests say.
 func TestFastClients(t *testing.T) {
 	h := start(t)
@@ -68,19 +72,54 @@ func TestFastClients(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Run("client-go", func(t *testing.T) { runSteps(t, h, clientGoSteps(t, h)) })
+	t.Run("client-go patches", func(t *testing.T) { runSteps(t, h, clientGoPatches(t, h)) })
 	t.Run("controller-runtime", func(t *testing.T) { runSteps(t, h, controllerSteps(t, h)) })
 	t.Run("kubectl", func(t *testing.T) { runSteps(t, h, kubectlSteps(t, h)) })
 }
 
 func clientGoSteps(t *testing.T, h *harness) []clientStep {
 	ctx := t.Context()
-	pods, maps := h.admin.CoreV1().Pods("default"), h.admin.CoreV1().ConfigMaps("default")
+	pods := h.admin.CoreV1().Pods("default")
 	if _, err := pods.Create(ctx, benchPod("p"), metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	patch := func(kind types.PatchType, body string, sub ...string) func() error {
 		return func() error {
 			_, err := pods.Patch(ctx, "p", kind, []byte(body), metav1.PatchOptions{}, sub...)
+			return err
+		}
+	}
+	update := func(change func(*corev1.Pod), write func(context.Context, *corev1.Pod, metav1.UpdateOptions) (*corev1.Pod, error)) func() error {
+		return func() error {
+			pod, err := pods.Get(ctx, "p", metav1.GetOptions{})
+			if err != nil {
+				return err
+			}
+			change(pod)
+			_, err = write(ctx, pod, metav1.UpdateOptions{})
+			return err
+		}
+	}
+	return []clientStep{
+		{"update", update(func(p *corev1.Pod) { p.Annotations = map[string]string{"u": "1"} }, pods.Update), replaces},
+		{"update by a client that drops managed fields", update(func(p *corev1.Pod) { p.ManagedFields, p.Annotations = nil, map[string]string{"u": "2"} }, pods.Update), replaces},
+		{"update of status", update(func(p *corev1.Pod) { p.Status.Message = "u" }, pods.UpdateStatus), replaces},
+		{"update that changes nothing", update(func(*corev1.Pod) {}, pods.Update), replaces},
+		{"update that forgets managed fields", update(func(p *corev1.Pod) { p.ManagedFields = []metav1.ManagedFieldsEntry{{}} }, pods.Update), countedPatches{}},
+		{"update without managed fields", update(func(p *corev1.Pod) { p.Annotations = map[string]string{"u": "3"} }, pods.Update), countedPatches{}},
+		{"patch without managed fields", patch(types.StrategicMergePatchType, `{"metadata":{"annotations":{"u":"4"}}}`), countedPatches{merged: 1}},
+	}
+}
+
+func clientGoPatches(t *testing.T, h *harness) []clientStep {
+	ctx := t.Context()
+	pods, maps := h.admin.CoreV1().Pods("default"), h.admin.CoreV1().ConfigMaps("default")
+	if _, err := pods.Create(ctx, benchPod("q"), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	patch := func(kind types.PatchType, body string, sub ...string) func() error {
+		return func() error {
+			_, err := pods.Patch(ctx, "q", kind, []byte(body), metav1.PatchOptions{}, sub...)
 			return err
 		}
 	}

@@ -11,6 +11,7 @@ type patchCounts struct {
 	repeated atomic.Uint64 // applies known to change nothing
 	left     atomic.Uint64 // to the handler
 	fields   atomic.Uint64 // of merged: with managed fields computed here
+	replaced atomic.Uint64 // updates of whole objects: the same
 }
 
 // mergeJSON applies a merge patch (RFC 7386) to an object; it takes parts of the

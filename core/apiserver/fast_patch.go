@@ -7,7 +7,6 @@ import (
 	"reflect"
 	"slices"
 	"strings"
-	"unicode/utf8"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -17,7 +16,6 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/rest"
 	kjson "sigs.k8s.io/json"
-	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 )
 
 // fastPatch applies the patch of one request with less work than the handler:
@@ -135,36 +133,11 @@ func (p *fastPatch) merged(old runtime.Object, manager string) (runtime.Object, 
 		manager = managerOf(p.userAgent)
 	}
 	p.counts.merged.Add(1)
-	if p.ownUpdated(old, obj, manager) {
+	if was, ok := old.(metav1.Object); ok && p.ownUpdated(old, obj, was.GetManagedFields(), manager) {
 		p.counts.fields.Add(1)
 		return obj, true
 	}
 	return p.scope.FieldManager.UpdateNoErrors(old, obj, manager), true
-}
-
-// ownUpdated notes who changed an object, which is false if the field manager has to.
-func (p *fastPatch) ownUpdated(old, obj runtime.Object, manager string) bool {
-	was, ok := old.(metav1.Object)
-	is, ok2 := obj.(metav1.Object)
-	if !ok || !ok2 || manager == "" || !utf8.ValidString(manager) || len(was.GetManagedFields()) == 0 {
-		return false
-	}
-	version := p.scope.Kind.GroupVersion()
-	before, err := p.scope.UnsafeConvertor.ConvertToVersion(old, version)
-	if err != nil {
-		return false
-	}
-	after, err := p.scope.UnsafeConvertor.ConvertToVersion(obj, version)
-	if err != nil {
-		return false
-	}
-	entries, ok := p.typer.Updated(before, after, was.GetManagedFields(), metav1.ManagedFieldsEntry{
-		Manager: manager, Operation: metav1.ManagedFieldsOperationUpdate, APIVersion: version.String(), Subresource: p.scope.Subresource,
-	}, p.resets[fieldpath.APIVersion(version.String())])
-	if ok {
-		is.SetManagedFields(entries)
-	}
-	return ok
 }
 
 // defaulted sets the defaults of an object's version, and makes it of the hub's.

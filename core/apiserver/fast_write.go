@@ -67,7 +67,8 @@ func (f *fastWrites) create(to rest.Creater) http.HandlerFunc {
 
 func (f *fastWrites) update(to rest.Updater) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		handlers.UpdateResource(&fastUpdater{Updater: to, w: f.begin(r)}, f.handlerScope, skipAdmission{})(w, r)
+		one := f.begin(r)
+		handlers.UpdateResource(&fastUpdater{Updater: to, w: one, put: &fastPut{one}}, f.handlerScope, skipAdmission{})(w, r)
 	}
 }
 
@@ -152,6 +153,7 @@ type fastUpdater struct {
 	rest.Updater
 	w     *fastWrite
 	patch *fastPatch // nil if the handler has to make the new object
+	put   *fastPut   // not nil if the client sends the new object
 }
 
 // fastPatcher is a fastUpdater that reads as well.
@@ -165,8 +167,8 @@ func (u *fastUpdater) Update(ctx context.Context, name string, info rest.Updated
 	_ rest.ValidateObjectUpdateFunc, forceCreate bool, options *metav1.UpdateOptions,
 ) (runtime.Object, bool, error) {
 	growStack(false) // the handler calls from a goroutine of its own
-	w, patch := u.w, u.patch
-	u.patch = nil // the handler tries a second time with managed fields taken out, if the object is too large
+	w, patch, put := u.w, u.patch, u.put
+	u.patch, u.put = nil, nil // the handler tries a second time with managed fields taken out, if the object is too large
 	user, _ := request.UserFrom(ctx)
 	namespace, dry := request.NamespaceValue(ctx), dryrun.IsDryRun(options.DryRun)
 	attrs := func(obj, old runtime.Object, op admission.Operation) admission.Attributes {
@@ -177,7 +179,7 @@ func (u *fastUpdater) Update(ctx context.Context, name string, info rest.Updated
 		return admission.NewAttributesRecord(obj, old, w.scope.Kind, namespace, name, w.scope.Resource, w.scope.Subresource, op, o, dry, user)
 	}
 	validateCreate := rest.AdmissionToValidateObjectFunc(w.admit, attrs(nil, nil, admission.Create), w.scope)
-	return u.Updater.Update(ctx, name, &fastUpdated{UpdatedObjectInfo: info, w: w, patch: patch, name: name, options: options, attrs: attrs},
+	return u.Updater.Update(ctx, name, &fastUpdated{UpdatedObjectInfo: info, w: w, patch: patch, put: put, name: name, options: options, attrs: attrs},
 		func(ctx context.Context, obj runtime.Object) error {
 			if createValidation != nil { // the handler's asks whether the user may create
 				if err := createValidation(ctx, obj); err != nil {
@@ -194,6 +196,7 @@ type fastUpdated struct {
 	rest.UpdatedObjectInfo
 	w       *fastWrite
 	patch   *fastPatch
+	put     *fastPut
 	name    string
 	options *metav1.UpdateOptions
 	attrs   func(obj, old runtime.Object, op admission.Operation) admission.Attributes
@@ -222,6 +225,9 @@ func (u *fastUpdated) make(ctx context.Context, old runtime.Object) (runtime.Obj
 		if obj, ok := u.patch.patched(ctx, u.name, old, u.options); ok {
 			return obj, nil
 		}
+	}
+	if u.put != nil {
+		return u.put.replaced(ctx, old, u.UpdatedObjectInfo, u.options.FieldManager)
 	}
 	return u.UpdatedObjectInfo.UpdatedObject(ctx, old)
 }

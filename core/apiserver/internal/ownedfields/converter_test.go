@@ -263,6 +263,7 @@ func updatedRound(t *testing.T, c *Converter, m *managedfields.FieldManager, sam
 	for range 5 {
 		obj := live.DeepCopyObject()
 		change(obj, r)
+		resend(t, obj, r)
 		who := metav1.ManagedFieldsEntry{Manager: []string{"one", "two", "three"}[r.Intn(3)], Operation: metav1.ManagedFieldsOperationUpdate,
 			APIVersion: kind.GroupVersion().String(), Subresource: subresource}
 		next, err := m.Update(live.DeepCopyObject(), obj.DeepCopyObject(), who.Manager)
@@ -272,11 +273,15 @@ func updatedRound(t *testing.T, c *Converter, m *managedfields.FieldManager, sam
 		was, is := live.DeepCopyObject(), obj.DeepCopyObject()
 		was.GetObjectKind().SetGroupVersionKind(kind)
 		is.GetObjectKind().SetGroupVersionKind(kind)
-		entries := entriesOf(t, was)
-		if len(entries) == 0 {
+		entries, ok := Claimed(entriesOf(t, was), entriesOf(t, is), subresource != "")
+		if len(entries) == 0 && ok {
 			return
 		}
 		*all++
+		if !ok {
+			live = next
+			continue
+		}
 		if got, ok := c.Updated(was, is, entries, who, filter); ok {
 			*direct++
 			want := entriesOf(t, next)
@@ -310,6 +315,31 @@ func updatedRound(t *testing.T, c *Converter, m *managedfields.FieldManager, sam
 		}
 		m.SetManagedFields(entries)
 	}
+}
+
+// resend changes the managed fields that a client sends back with an object: none,
+// fewer, others, unreadable ones, or those that ask to forget all.
+func resend(t *testing.T, obj runtime.Object, r *rand.Rand) {
+	t.Helper()
+	m, err := meta.Accessor(obj)
+	if err != nil {
+		t.Fatal(err)
+	}
+	entries := slices.Clone(m.GetManagedFields())
+	switch r.Intn(12) {
+	case 0, 1:
+		entries = nil
+	case 2:
+		entries = entries[:r.Intn(len(entries)+1)]
+	case 3:
+		entries = append(entries, metav1.ManagedFieldsEntry{Manager: "four", Operation: metav1.ManagedFieldsOperationUpdate, APIVersion: "v1",
+			FieldsType: "FieldsV1", FieldsV1: metav1.NewFieldsV1(`{"f:metadata":{"f:finalizers":{}}}`)})
+	case 4:
+		entries = append(entries, metav1.ManagedFieldsEntry{Manager: "five", Operation: "Nix", FieldsV1: metav1.NewFieldsV1(`{`)})
+	case 5:
+		entries = []metav1.ManagedFieldsEntry{{}}
+	}
+	m.SetManagedFields(entries)
 }
 
 func entriesOf(t testing.TB, obj runtime.Object) []metav1.ManagedFieldsEntry {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"hash/maphash"
+	"reflect"
 	"slices"
 	"time"
 	"unicode/utf8"
@@ -84,8 +85,25 @@ func (c *Converter) Updated(live, obj runtime.Object, entries []metav1.ManagedFi
 		}
 		kept = append(kept, who)
 	}
+	if len(kept) == 0 {
+		return nil, true
+	}
 	slices.SortFunc(kept, entryOrder)
 	return kept, true
+}
+
+// Claimed returns the managed fields that an update starts from, of those of the live
+// object and of the one that a client sent, as the library chooses: the client's, if it
+// sent any, but for an update of a subresource. It is false where the client wants them
+// to be forgotten.
+func Claimed(live, sent []metav1.ManagedFieldsEntry, subresource bool) ([]metav1.ManagedFieldsEntry, bool) {
+	switch {
+	case subresource || sent == nil:
+		return live, true
+	case len(sent) == 0 || len(sent) == 1 && reflect.DeepEqual(sent[0], metav1.ManagedFieldsEntry{}):
+		return nil, false
+	}
+	return sent, true
 }
 
 func writeSet(e *metav1.ManagedFieldsEntry, set *fieldpath.Set) bool {
