@@ -4,17 +4,9 @@ package plugintest
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
-	"math/big"
 	"testing"
 	"time"
 
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -96,7 +88,13 @@ func Run(t *testing.T, o Options) {
 		t.Run(c.name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 3*patience)
 			defer cancel()
-			c.test(t, &run{Options: o, Subject: o.New(t), ctx: ctx})
+			r := &run{Options: o, ctx: ctx}
+			request := o.Configure(t) // first: its folders have to outlive the plugin
+			r.Configure = func(*testing.T) *pluginv1.ConfigureRequest {
+				return proto.Clone(request).(*pluginv1.ConfigureRequest)
+			}
+			r.Subject = o.New(t)
+			c.test(t, r)
 		})
 	}
 }
@@ -308,45 +306,6 @@ func (r *run) waitActs(t *testing.T) {
 	}
 }
 
-// waitStandby waits for STANDBY. One that lacks what the test does not have (an API
-// server) may be cold for ever.
-func (r *run) waitStandby(t *testing.T, stream healthStream) {
-	t.Helper()
-	states := []pluginv1.State{pluginv1.State_STATE_STANDBY}
-	if !r.Ready {
-		states = append(states, pluginv1.State_STATE_STARTING)
-	}
-	r.waitState(t, stream, states...)
-}
-
-func healthStandby(t *testing.T, r *run) {
-	r.waitState(t, r.health(t), pluginv1.State_STATE_STANDBY)
-}
-
-func healthFollows(t *testing.T, r *run) {
-	stream := r.health(t)
-	first, err := stream.Recv()
-	if err != nil {
-		t.Fatalf("Health: %v", err)
-	}
-	if first.GetState() != pluginv1.State_STATE_STANDBY {
-		t.Errorf("first report: got %s, want STATE_STANDBY", first.GetState())
-	}
-	r.configure(t)
-	r.activate(t)
-	r.waitActive(t, stream)
-	r.deactivate(t)
-	r.waitStandby(t, stream)
-}
-
-func healthMany(t *testing.T, r *run) {
-	r.configure(t)
-	r.activate(t)
-	for range 3 {
-		r.waitActive(t, r.health(t))
-	}
-}
-
 func drainStop(t *testing.T, r *run) {
 	r.configure(t)
 	r.activate(t)
@@ -361,87 +320,6 @@ func drainStop(t *testing.T, r *run) {
 }
 
 func stopUnconfigured(t *testing.T, r *run) { r.stop(t) }
-
-// renewal has new credentials as the kernel hands them over.
-func (r *run) renewal(t *testing.T) *pluginv1.RenewRequest {
-	t.Helper()
-	request := &pluginv1.RenewRequest{Client: selfSigned(t)}
-	if r.describe(t).GetServingCertificate() {
-		request.Serving = selfSigned(t)
-	}
-	return request
-}
-
-// renew renews, or wants to hear that the plugin is to be restarted instead.
-func (r *run) renew(t *testing.T) {
-	t.Helper()
-	if _, err := r.Client.Renew(r.ctx, r.renewal(t)); err != nil && status.Code(err) != codes.Unimplemented {
-		t.Errorf("Renew: %v", err)
-	}
-}
-
-func renewUnconfigured(t *testing.T, r *run) {
-	_, err := r.Client.Renew(r.ctx, r.renewal(t))
-	if status.Code(err) != codes.Unimplemented {
-		wantCode(t, "Renew", err, codes.FailedPrecondition)
-	}
-}
-
-func renewBad(t *testing.T, r *run) {
-	r.configure(t)
-	for name, spoil := range map[string]func(*pluginv1.RenewRequest){
-		"no client":                 func(q *pluginv1.RenewRequest) { q.Client = nil },
-		"a client without key":      func(q *pluginv1.RenewRequest) { q.Client.PrivateKey = nil },
-		"the key of another client": func(q *pluginv1.RenewRequest) { q.Client.PrivateKey = selfSigned(t).PrivateKey },
-		"a bad serving certificate": func(q *pluginv1.RenewRequest) { q.Serving = &pluginv1.KeyPair{Certificate: []byte("x")} },
-	} {
-		request := r.renewal(t)
-		spoil(request)
-		if _, err := r.Client.Renew(r.ctx, request); status.Code(err) != codes.Unimplemented {
-			wantCode(t, "Renew with "+name, err, codes.InvalidArgument)
-		}
-	}
-}
-
-func renewStandby(t *testing.T, r *run) {
-	r.configure(t)
-	r.renew(t)
-	r.activate(t)
-	r.running(t)
-}
-
-func renewActive(t *testing.T, r *run) {
-	r.configure(t)
-	r.activate(t)
-	r.renew(t)
-	r.renew(t)
-	r.running(t)
-	r.deactivate(t)
-	r.activate(t)
-	r.running(t)
-}
-
-// selfSigned is some certificate with its key.
-func selfSigned(t *testing.T) *pluginv1.KeyPair {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "renewed"}, NotAfter: time.Now().Add(time.Hour)}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	raw, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &pluginv1.KeyPair{
-		Certificate: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
-		PrivateKey:  pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: raw}),
-	}
-}
 
 func (r *run) describe(t *testing.T) *pluginv1.DescribeResponse {
 	t.Helper()
@@ -486,52 +364,6 @@ func (r *run) stop(t *testing.T) {
 		}
 	case <-time.After(patience):
 		t.Errorf("the process did not end within %s of Stop", patience)
-	}
-}
-
-type healthStream = grpc.ServerStreamingClient[pluginv1.HealthResponse]
-
-func (r *run) health(t *testing.T) healthStream {
-	t.Helper()
-	stream, err := r.Client.Health(r.ctx, &pluginv1.HealthRequest{})
-	if err != nil {
-		t.Fatalf("Health: %v", err)
-	}
-	return stream
-}
-
-// running wants the plugin to be at work.
-func (r *run) running(t *testing.T) {
-	t.Helper()
-	r.waitActive(t, r.health(t))
-}
-
-// waitActive waits for READY, or what may stand for it.
-func (r *run) waitActive(t *testing.T, stream healthStream) {
-	t.Helper()
-	states := []pluginv1.State{pluginv1.State_STATE_READY}
-	if !r.Ready {
-		states = append(states, pluginv1.State_STATE_STARTING, pluginv1.State_STATE_DEGRADED)
-	}
-	r.waitState(t, stream, states...)
-}
-
-func (r *run) waitState(t *testing.T, stream healthStream, want ...pluginv1.State) {
-	t.Helper()
-	deadline := time.Now().Add(patience)
-	for {
-		report, err := stream.Recv()
-		if err != nil {
-			t.Fatalf("Health while waiting for %v: %v", want, err)
-		}
-		for _, w := range want {
-			if report.GetState() == w {
-				return
-			}
-		}
-		if report.GetState() == pluginv1.State_STATE_FAILED || time.Now().After(deadline) {
-			t.Fatalf("Health: got %s (%s), want one of %v", report.GetState(), report.GetMessage(), want)
-		}
 	}
 }
 
