@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	admissionv1 "keelson.dev/keelson/proto/admission/v1"
+	"keelson.dev/keelson/proto/contracttest"
 )
 
 // Example is a request with what the plugin has to decide.
@@ -41,10 +42,9 @@ type Options struct {
 
 // Run runs the suite.
 func Run(t *testing.T, o Options) {
-	for _, c := range []struct {
-		name string
-		test func(*testing.T, *run)
-	}{
+	contracttest.Run(t, func(ctx context.Context, t *testing.T) *run {
+		return &run{Options: o, client: o.New(t), ctx: ctx}
+	}, contracttest.Cases[*run]{
 		{"HooksAreValid", hooksValid},
 		{"HooksAreTheSameTwice", hooksTwice},
 		{"EachHookHasAnExample", hooksHaveExamples},
@@ -55,14 +55,7 @@ func Run(t *testing.T, o Options) {
 		{"ValidatingHooksDoNotPatch", validatingPatch},
 		{"PatchesAreDoneOnce", patchOnce},
 		{"Concurrent", concurrent},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-			defer cancel()
-			r := &run{Options: o, client: o.New(t), ctx: ctx}
-			c.test(t, r)
-		})
-	}
+	})
 }
 
 type run struct {

@@ -8,23 +8,23 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	authenticationv1 "keelson.dev/keelson/proto/authentication/v1"
+	"keelson.dev/keelson/proto/contracttest"
 )
 
 // Example is a token with whose it is.
 type Example struct {
-	Name  string
-	Token string
+	Name  string `json:"name"`
+	Token string `json:"token"`
 	// Audiences that are asked for; empty is "https://kubernetes.default.svc".
-	Audiences []string
+	Audiences []string `json:"audiences,omitempty"`
 	// User is the name of the user; empty: the token is not valid.
-	User string
+	User string `json:"user,omitempty"`
 }
 
 // Options say what the suite cannot know.
@@ -37,10 +37,9 @@ type Options struct {
 
 // Run runs the suite.
 func Run(t *testing.T, o Options) {
-	for _, c := range []struct {
-		name string
-		test func(*testing.T, *run)
-	}{
+	contracttest.Run(t, func(ctx context.Context, t *testing.T) *run {
+		return &run{Options: o, client: o.New(t), ctx: ctx}
+	}, contracttest.Cases[*run]{
 		{"EmptyToken", emptyToken},
 		{"StrangeTokensAreNoError", strangeTokens},
 		{"Examples", examples},
@@ -49,13 +48,7 @@ func Run(t *testing.T, o Options) {
 		{"TheReasonDoesNotTellTheToken", reasons},
 		{"TheSameTwice", twice},
 		{"Concurrent", concurrent},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-			defer cancel()
-			c.test(t, &run{Options: o, client: o.New(t), ctx: ctx})
-		})
-	}
+	})
 }
 
 type run struct {

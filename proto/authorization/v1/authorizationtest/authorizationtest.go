@@ -8,9 +8,9 @@ import (
 	"slices"
 	"sync"
 	"testing"
-	"time"
 
 	authorizationv1 "keelson.dev/keelson/proto/authorization/v1"
+	"keelson.dev/keelson/proto/contracttest"
 )
 
 // Example is an access with what the plugin has to say.
@@ -30,10 +30,9 @@ type Options struct {
 
 // Run runs the suite.
 func Run(t *testing.T, o Options) {
-	for _, c := range []struct {
-		name string
-		test func(*testing.T, *run)
-	}{
+	contracttest.Run(t, func(ctx context.Context, t *testing.T) *run {
+		return &run{Options: o, client: o.New(t), ctx: ctx}
+	}, contracttest.Cases[*run]{
 		{"EmptyBatch", emptyBatch},
 		{"OneByOne", oneByOne},
 		{"InOneBatch", inOneBatch},
@@ -41,13 +40,7 @@ func Run(t *testing.T, o Options) {
 		{"TheLargestBatch", largest},
 		{"StrangersAreNoError", strangers},
 		{"Concurrent", concurrent},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-			defer cancel()
-			c.test(t, &run{Options: o, client: o.New(t), ctx: ctx})
-		})
-	}
+	})
 }
 
 type run struct {

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"keelson.dev/keelson/proto/contracttest"
 	networkv1 "keelson.dev/keelson/proto/network/v1"
 )
 
@@ -28,10 +29,9 @@ type Options struct {
 
 // Run runs the suite.
 func Run(t *testing.T, o Options) {
-	for _, c := range []struct {
-		name string
-		test func(*testing.T, *run)
-	}{
+	contracttest.Run(t, func(ctx context.Context, t *testing.T) *run {
+		return &run{Options: o, client: o.New(t), ctx: ctx}
+	}, contracttest.Cases[*run]{
 		{"StatusIsReady", statusReady},
 		{"SetupGivesAnAddressOfTheRange", setup},
 		{"SetupTwiceGivesTheSame", setupTwice},
@@ -44,13 +44,7 @@ func Run(t *testing.T, o Options) {
 		{"TeardownUnknown", teardownUnknown},
 		{"TeardownAfterTheNamespaceIsGone", teardownGone},
 		{"SetupAfterTeardown", setupAgain},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-			defer cancel()
-			c.test(t, &run{Options: o, client: o.New(t), ctx: ctx})
-		})
-	}
+	})
 }
 
 type run struct {

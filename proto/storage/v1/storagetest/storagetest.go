@@ -17,6 +17,8 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"k8s.io/apimachinery/pkg/util/validation"
+
+	"keelson.dev/keelson/proto/contracttest"
 )
 
 // Options say what the suite cannot know.
@@ -44,10 +46,12 @@ func Run(t *testing.T, o Options) {
 	if o.Size == 0 {
 		o.Size = 1 << 20
 	}
-	for _, c := range []struct {
-		name string
-		test func(*testing.T, *run)
-	}{
+	contracttest.Run(t, func(ctx context.Context, t *testing.T) *run {
+		conn := o.New(t)
+		r := &run{Options: o, ctx: ctx, IdentityClient: csi.NewIdentityClient(conn), ControllerClient: csi.NewControllerClient(conn), NodeClient: csi.NewNodeClient(conn)}
+		r.learn(t)
+		return r
+	}, contracttest.Cases[*run]{
 		{"Identity", identity},
 		{"NodeInfo", nodeInfo},
 		{"CreateRefusesBadRequests", createBad},
@@ -60,16 +64,7 @@ func Run(t *testing.T, o Options) {
 		{"PublishTwice", publishTwice},
 		{"UnpublishTwice", unpublishTwice},
 		{"VolumesDiffer", volumesDiffer},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-			defer cancel()
-			conn := o.New(t)
-			r := &run{Options: o, ctx: ctx, IdentityClient: csi.NewIdentityClient(conn), ControllerClient: csi.NewControllerClient(conn), NodeClient: csi.NewNodeClient(conn)}
-			r.learn(t)
-			c.test(t, r)
-		})
-	}
+	})
 }
 
 type run struct {
