@@ -17,8 +17,9 @@ func newPluginsNew(streams genericiooptions.IOStreams) *cobra.Command {
 		Short: "Write a plugin to begin with: it builds, passes its tests and runs",
 		Long: `Write the source of a plugin into a folder: a program that does something small,
 its configuration with defaults and checks, tests, a Plugin object, a Makefile and a
-page about it. NAME is the name of the Plugin object; to take the place of a built-in
-plugin, give its name and kind.
+page about it. It passes the suite of its kind. NAME is the name of the Plugin object;
+to take the place of a built-in plugin, give its name and kind. In JavaScript there is
+the controller.
 
 A plugin in Go is built against a checkout of Keelson's source, which is found above
 this folder or the program, or named by --keelson.`,
@@ -27,6 +28,9 @@ this folder or the program, or named by --keelson.`,
 
   # One that can take the scheduler's place
   keelson plugins new scheduler --kind scheduler --dir my-scheduler
+
+  # One that the API server asks about each request that it wants to see
+  keelson plugins new guard --kind admission
 
   # The same contract from JavaScript
   keelson plugins new night-watch --kind controller --lang node`,

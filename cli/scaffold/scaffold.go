@@ -18,7 +18,7 @@ import (
 	pluginv1 "keelson.dev/keelson/proto/plugin/v1"
 )
 
-//go:embed controller scheduler
+//go:embed admission authentication authorization controller network runtime scheduler storage
 //go:embed node/README.md node/health.proto node/index.js node/index.test.js node/keelson.js node/package.json node/package-lock.json
 //go:embed make
 var examples embed.FS
@@ -41,13 +41,43 @@ type Options struct {
 	Keelson string
 }
 
-// Kinds have an example.
-func Kinds() []string { return []string{"controller", "scheduler"} }
+// example is a folder beside this file, of the kind of its name.
+type example struct {
+	kind string
+	// name that it has there.
+	name string
+	// verify are flags with which keelson plugins verify runs the suite of its kind.
+	verify string
+}
 
-// others have a contract beyond the base, and no example yet.
-var others = map[string]string{
-	"runtime": "CRI v1", "network": "proto/network/v1", "storage": "CSI v1", "admission": "proto/admission/v1",
-	"authentication": "proto/authentication/v1", "authorization": "proto/authorization/v1",
+// inGo are the examples in Go, by their kinds. The first one is for kinds that have none:
+// those that need the base contract alone.
+var inGo = []example{
+	{kind: "controller", name: "namespace-labels"},
+	{kind: "scheduler", name: "scheduler"},
+	{kind: "admission", name: "key-guard", verify: "--activate --examples examples.yaml"},
+	{kind: "authentication", name: "token-list", verify: "--activate --config config.yaml --examples examples.yaml"},
+	{kind: "authorization", name: "reader-list", verify: "--activate --config config.yaml --examples examples.yaml"},
+	{kind: "network", name: "flat-network", verify: "--activate --config config.yaml"},
+	{kind: "runtime", name: "cri-gate", verify: "--activate --config config.yaml"},
+	{kind: "storage", name: "host-folders", verify: "--activate"},
+}
+
+// Kinds have an example in Go.
+func Kinds() []string {
+	var kinds []string
+	for _, e := range inGo {
+		kinds = append(kinds, e.kind)
+	}
+	return kinds
+}
+
+// find is the example of a kind.
+func find(kind string) example {
+	if at := slices.IndexFunc(inGo, func(e example) bool { return e.kind == kind }); at >= 0 {
+		return inGo[at]
+	}
+	return inGo[0]
 }
 
 // Write writes the plugin and names its files.
@@ -84,16 +114,13 @@ func (o *Options) check() error {
 			return fmt.Errorf("%s %q: %s", v.what, v.value, strings.Join(faults, "; "))
 		}
 	}
-	if contract := others[o.Kind]; contract != "" {
-		return fmt.Errorf("--kind %s: there is no example of it yet; its contract is %s, and %s have examples", o.Kind, contract, strings.Join(Kinds(), ", "))
-	}
 	switch o.Lang {
 	case "go", "node":
 	default:
 		return fmt.Errorf("--lang %q: must be go or node", o.Lang)
 	}
-	if o.Lang == "node" && o.Kind == "scheduler" {
-		return errors.New("--lang node: there is an example of kind controller only")
+	if o.Lang == "node" && find(o.Kind) != inGo[0] {
+		return fmt.Errorf("--lang node: the example in JavaScript is a controller; of kind %s there is one in Go", o.Kind)
 	}
 	entries, err := os.ReadDir(o.Dir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -107,32 +134,29 @@ func (o *Options) check() error {
 
 // render gives the files by their names.
 func (o *Options) render() (map[string]string, error) {
-	from := "controller"
-	if o.Kind == "scheduler" {
-		from = "scheduler"
-	}
-	if o.Lang == "node" {
-		from = "node"
-	}
+	from := find(o.Kind)
 	put := o.replacer(from)
+	if o.Lang == "node" {
+		from.kind = "node" // its folder
+	}
 	files := map[string]string{}
-	entries, err := fs.ReadDir(examples, from)
+	entries, err := fs.ReadDir(examples, from.kind)
 	if err != nil {
 		return nil, err
 	}
 	for _, e := range entries {
-		text, err := fs.ReadFile(examples, from+"/"+e.Name())
+		text, err := fs.ReadFile(examples, from.kind+"/"+e.Name())
 		if err != nil {
 			return nil, err
 		}
 		files[e.Name()] = put.Replace(string(text))
 	}
-	for name, example := range map[string]string{"Makefile": "make/" + o.Lang + ".mk", "plugin.yaml": "make/plugin.yaml"} {
-		text, err := fs.ReadFile(examples, example)
+	for name, file := range map[string]string{"Makefile": "make/" + o.Lang + ".mk", "plugin.yaml": "make/plugin.yaml"} {
+		text, err := fs.ReadFile(examples, file)
 		if err != nil {
 			return nil, err
 		}
-		files[name] = strings.NewReplacer("NAME", o.Name, "KIND", o.Kind).Replace(string(text))
+		files[name] = strings.NewReplacer("NAME", o.Name, "KIND", o.Kind, " VERIFY", strings.TrimRight(" "+from.verify, " ")).Replace(string(text))
 	}
 	if o.Lang == "node" {
 		files["proto/health.proto"], files["proto/plugin.proto"] = files["health.proto"], pluginv1.Source
@@ -145,16 +169,17 @@ func (o *Options) render() (map[string]string, error) {
 }
 
 // replacer puts the name and the kind in the place of the example's.
-func (o *Options) replacer(from string) *strings.Replacer {
-	words := strings.ReplaceAll(o.Name, "-", "_")
-	if from == "scheduler" {
+func (o *Options) replacer(from example) *strings.Replacer {
+	words := strings.NewReplacer("-", "_")
+	if from.name == from.kind { // the name is a word that stands in sentences too
 		return strings.NewReplacer(
-			`name = "scheduler"`, `name = "`+o.Name+`"`, "// Command scheduler ", "// Command "+o.Name+" ", "# scheduler\n", "# "+o.Name+"\n",
-			"keelson_scheduler_", "keelson_"+words+"_",
+			`name = "`+from.name+`"`, `name = "`+o.Name+`"`, "// Command "+from.name+" ", "// Command "+o.Name+" ", "# "+from.name+"\n", "# "+o.Name+"\n",
+			"keelson_"+from.name+"_", "keelson_"+words.Replace(o.Name)+"_",
 		)
 	}
 	return strings.NewReplacer(
-		"namespace-labels", o.Name, "namespace_labels", words, `kind = "controller"`, `kind = "`+o.Kind+`"`, `KIND = 'controller'`, `KIND = '`+o.Kind+`'`,
+		from.name, o.Name, words.Replace(from.name), words.Replace(o.Name),
+		`kind = "`+from.kind+`"`, `kind = "`+o.Kind+`"`, `KIND = '`+from.kind+`'`, `KIND = '`+o.Kind+`'`,
 	)
 }
 

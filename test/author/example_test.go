@@ -81,7 +81,9 @@ func (w *world) metrics(t *testing.T) string {
 func TestExamples(t *testing.T) {
 	node := filepath.Join(nodePlugin(t, scaffold.Options{Name: example, Kind: "controller", Lang: "node"}), "index.js")
 	binary := filepath.Join(t.TempDir(), example)
-	goCommand(t, repository, "build", "-o", binary, "./cli/scaffold/controller")
+	if err := harness.Go(repository, "build", "-o", binary, "./cli/scaffold/controller"); err != nil {
+		t.Fatal(err)
+	}
 	w := newWorld(t)
 	ensure := func(path, config string) {
 		t.Helper()

@@ -9,6 +9,7 @@ import (
 
 	"keelson.dev/keelson/cli/scaffold"
 	"keelson.dev/keelson/core/pluginverify"
+	"keelson.dev/keelson/test/harness"
 	"keelson.dev/keelson/test/need"
 )
 
@@ -24,17 +25,6 @@ func write(t *testing.T, o scaffold.Options) (dir string) {
 	return o.Dir
 }
 
-func goCommand(t *testing.T, dir string, args ...string) {
-	t.Helper()
-	cmd := exec.Command("go", args...)
-	// GOPROXY: nothing may have to be looked up. GOFLAGS: what this test was started with
-	// is not for the plugin.
-	cmd.Dir, cmd.Env = dir, append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off", "GOFLAGS=-buildvcs=false", "GOPROXY=off")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("go %s: %v\n%s", strings.Join(args, " "), err, out)
-	}
-}
-
 // verify holds a program to all that keelson plugins verify looks at, at work too.
 func verify(t *testing.T, path string) {
 	t.Helper()
@@ -47,26 +37,31 @@ func verify(t *testing.T, path string) {
 	}
 }
 
-// TestNewInGo: what is written for Go is a module that builds from what Keelson itself is
-// built of, and a plugin.
+// TestNewInGo: what is written for Go, of each kind, is a module that builds from what
+// Keelson itself is built of, and a plugin.
 func TestNewInGo(t *testing.T) {
-	for _, o := range []scaffold.Options{
-		{Name: "night-watch", Kind: "watch", Lang: "go"}, // a kind of one's own
-		{Name: "tidy", Kind: "scheduler", Lang: "go"},
-	} {
+	plugins := []scaffold.Options{{Name: "night-watch", Kind: "watch", Keelson: repository}} // a kind of one's own
+	for _, kind := range scaffold.Kinds() {
+		if kind != "controller" {
+			plugins = append(plugins, scaffold.Options{Name: "my-" + kind, Kind: kind, Keelson: repository})
+		}
+	}
+	written, err := harness.WritePlugins(t.TempDir(), plugins...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range plugins {
 		t.Run(o.Kind, func(t *testing.T) {
-			dir := write(t, o)
-			goCommand(t, dir, "build", "-o", o.Name, ".")
-			verify(t, filepath.Join(dir, o.Name))
-			d, err := pluginverify.Describe(t.Context(), pluginverify.Program{Path: filepath.Join(dir, o.Name)})
+			program := pluginverify.Program{Path: written.Program(o.Name)}
+			d, err := pluginverify.Describe(t.Context(), program)
 			if err != nil || d.GetName() != o.Name || d.GetKind() != o.Kind {
 				t.Errorf("got %s of kind %s, %v, want %s of kind %s", d.GetName(), d.GetKind(), err, o.Name, o.Kind)
 			}
-			if !testing.Short() {
-				goCommand(t, dir, "test", "-vet=off", "./...")
-			}
-			tidy(t, dir, o)
+			tidy(t, filepath.Join(written.Dir, o.Name), o)
 		})
+	}
+	if err := written.Go("vet", "./..."); err != nil { // its tests are those of cli/scaffold, which run there
+		t.Error(err)
 	}
 }
 
@@ -113,7 +108,7 @@ func tidy(t *testing.T, dir string, o scaffold.Options) {
 		if err != nil {
 			continue // node_modules
 		}
-		for _, word := range []string{"namespace-labels", "namespace_labels", "NAME:", "KIND\n"} {
+		for _, word := range []string{"namespace-labels", "namespace_labels", "NAME:", "KIND\n", " VERIFY"} {
 			if strings.Contains(string(text), word) {
 				t.Errorf("%s has %q", filepath.Base(file), word)
 			}
@@ -138,7 +133,7 @@ func TestNewWrong(t *testing.T) {
 	}{
 		{scaffold.Options{Name: "No", Kind: "controller", Lang: "go", Dir: empty}, `name "No"`},
 		{scaffold.Options{Name: "x", Kind: "", Lang: "go", Dir: empty}, `--kind ""`},
-		{scaffold.Options{Name: "x", Kind: "network", Lang: "go", Dir: empty}, "proto/network/v1"},
+		{scaffold.Options{Name: "x", Kind: "network", Lang: "node", Dir: empty}, "of kind network there is one in Go"},
 		{scaffold.Options{Name: "x", Kind: "controller", Lang: "cobol", Dir: empty}, `--lang "cobol"`},
 		{scaffold.Options{Name: "x", Kind: "scheduler", Lang: "node", Dir: empty}, "--lang node"},
 		{scaffold.Options{Name: "x", Kind: "controller", Lang: "go", Dir: full}, "is not empty"},

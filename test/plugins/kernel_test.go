@@ -86,8 +86,8 @@ func kernelWith(t *testing.T, dir string) (admin *rest.Config, stop func()) {
 	return admin, stop
 }
 
-// documented are the Plugin objects in a page, with the program at path.
-func documented(t *testing.T, page, path string) map[string]*v1alpha1.Plugin {
+// documented are the Plugin objects in a page, with the programs in a folder.
+func documented(t *testing.T, page, dir string) map[string]*v1alpha1.Plugin {
 	t.Helper()
 	text, err := os.ReadFile(page)
 	if err != nil {
@@ -99,6 +99,7 @@ func documented(t *testing.T, page, path string) map[string]*v1alpha1.Plugin {
 		if err := yaml.UnmarshalStrict([]byte(block[1]), p); err != nil {
 			t.Fatalf("%s: %v\n%s", page, err, block[1])
 		}
+		path := filepath.Join(dir, filepath.Base(p.Spec.Source.Path))
 		p.Spec.Source.Path, p.Spec.Source.SHA256 = path, sum(t, path)
 		found[p.Spec.Kind] = p
 	}
@@ -107,25 +108,28 @@ func documented(t *testing.T, page, path string) map[string]*v1alpha1.Plugin {
 
 // TestDeciding runs the examples of docs/deciding.md on a kernel, and restarts it.
 func TestDeciding(t *testing.T) {
-	program, err := buildExamples()
+	written, err := buildDeciding()
 	if err != nil {
 		t.Fatal(err)
 	}
 	dir := shortDir(t)
-	path := filepath.Join(dir, "d/plugins.d/examples")
-	content, err := os.ReadFile(program)
-	if err == nil {
-		err = os.MkdirAll(filepath.Dir(path), 0o700)
-	}
-	if err == nil {
-		err = os.WriteFile(path, content, 0o700)
+	programs := filepath.Join(dir, "d/plugins.d")
+	err = os.MkdirAll(programs, 0o700)
+	for _, name := range deciding {
+		var content []byte
+		if err == nil {
+			content, err = os.ReadFile(written.Program(name))
+		}
+		if err == nil {
+			err = os.WriteFile(filepath.Join(programs, name), content, 0o700)
+		}
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
 	admin, stop := kernelWith(t, dir)
 	defer func() { stop() }()
-	plugins := documented(t, "../../docs/deciding.md", path)
+	plugins := documented(t, "../../docs/deciding.md", programs)
 	if len(plugins) != 4 {
 		t.Fatalf("docs/deciding.md has examples of %d kinds, want 4", len(plugins))
 	}

@@ -1,16 +1,19 @@
 package plugins
 
 import (
-	"encoding/json"
+	"maps"
+	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"sigs.k8s.io/yaml"
 
+	"keelson.dev/keelson/cli/scaffold"
 	"keelson.dev/keelson/core/pluginhost"
-	"keelson.dev/keelson/plugins/kit/kittest"
 	admissionv1 "keelson.dev/keelson/proto/admission/v1"
 	"keelson.dev/keelson/proto/admission/v1/admissiontest"
 	authenticationv1 "keelson.dev/keelson/proto/authentication/v1"
@@ -18,50 +21,43 @@ import (
 	authorizationv1 "keelson.dev/keelson/proto/authorization/v1"
 	"keelson.dev/keelson/proto/authorization/v1/authorizationtest"
 	"keelson.dev/keelson/proto/storage/v1/storagetest"
-	"keelson.dev/keelson/test/plugins/examples"
+	testharness "keelson.dev/keelson/test/harness"
+	"keelson.dev/keelson/test/need"
 )
 
-var buildExamples = sync.OnceValues(func() (string, error) { return build("examples", "./examples/cmd") })
+// deciding are plugins that `keelson plugins new` writes, under the names that they have in
+// docs/deciding.md.
+var deciding = map[string]string{"admission": "guard", "authentication": "tokens", "authorization": "readers", "storage": "folders"}
 
-// exampleConfig is what the examples are configured with.
-var exampleConfig = map[string]string{
-	"admission":      `{"forbidden":"secret"}`,
-	"authentication": `{"tokens":{"tick":{"user":"jane","groups":["sailors"]},"tock":{"user":"joe","expired":true}}}`,
-	"authorization":  `{"readers":["reader"],"blocked":["blocked"]}`,
-}
+var buildDeciding = sync.OnceValues(func() (*testharness.Written, error) {
+	dir, err := os.MkdirTemp("", "deciding")
+	if err != nil {
+		return nil, err
+	}
+	built = append(built, dir)
+	var plugins []scaffold.Options
+	for _, kind := range slices.Sorted(maps.Keys(deciding)) {
+		plugins = append(plugins, scaffold.Options{Name: deciding[kind], Kind: kind, Keelson: "../.."})
+	}
+	return testharness.WritePlugins(dir, plugins...)
+})
 
-// TestKindsInMemory passes the examples through the suites of their kinds without a process.
-func TestKindsInMemory(t *testing.T) {
-	kinds(t, func(t *testing.T, kind string) *grpc.ClientConn {
-		p, ok := examples.Plugin(kind, "example")
-		if !ok {
-			t.Fatalf("there is no example of kind %s", kind)
-		}
-		env := kittest.NewEnv(t, p)
-		env.Listen = filepath.Join(shortDir(t), "x.sock")
-		if c := exampleConfig[kind]; c != "" {
-			env.Config = json.RawMessage(c)
-		}
-		runner, err := p.New(env)
-		if err != nil {
-			t.Fatal(err)
-		}
-		kittest.Run(t, runner)
-		return dial(t, env.Listen)
-	})
-}
-
-// TestKindsBuilt passes the same examples, built and launched by the plugin host.
+// TestKindsBuilt passes what `keelson plugins new` writes, built and launched by the plugin
+// host, through the suites of their kinds. The tests that it writes with them pass them in memory.
 func TestKindsBuilt(t *testing.T) {
-	path, err := buildExamples()
+	written, err := buildDeciding()
 	if err != nil {
 		t.Fatal(err)
 	}
 	h := start(t)
-	kinds(t, func(t *testing.T, kind string) *grpc.ClientConn {
-		spec := pluginhost.Spec{Name: kind + "-example", Kind: kind, Path: path, SHA256: sum(t, path), Args: []string{kind, kind + "-example"}, Enabled: true}
-		if c := exampleConfig[kind]; c != "" {
-			spec.Config = json.RawMessage(c)
+	kinds(t, written, func(t *testing.T, kind string) *grpc.ClientConn {
+		name := deciding[kind]
+		path := written.Program(name)
+		spec := pluginhost.Spec{Name: name, Kind: kind, Path: path, SHA256: sum(t, path), Enabled: true}
+		if text, err := os.ReadFile(written.File(name, "config.yaml")); err == nil {
+			if spec.Config, err = yaml.YAMLToJSON(text); err != nil {
+				t.Fatal(err)
+			}
 		}
 		h.ensure(t, spec)
 		h.wait(t, spec.Name, pluginhost.PhaseRunning)
@@ -80,28 +76,28 @@ func dial(t *testing.T, socket string) *grpc.ClientConn {
 	return conn
 }
 
+// examplesOf are those that were written with a plugin.
+func examplesOf[E any](t *testing.T, w *testharness.Written, kind string, read func([]byte) ([]E, error)) []E {
+	t.Helper()
+	text, err := os.ReadFile(w.File(deciding[kind], "examples.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	examples, err := read(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return examples
+}
+
 // kinds runs the suite of each kind.
-func kinds(t *testing.T, connect func(t *testing.T, kind string) *grpc.ClientConn) {
+func kinds(t *testing.T, w *testharness.Written, connect func(t *testing.T, kind string) *grpc.ClientConn) {
 	t.Run("admission", func(t *testing.T) {
-		review := func(hook, object string) *admissionv1.ReviewRequest {
-			return &admissionv1.ReviewRequest{
-				Hook: hook, Uid: "1", Name: "a", Namespace: "default", Operation: admissionv1.Operation_OPERATION_CREATE,
-				Kind:     &admissionv1.GroupVersionKind{Version: "v1", Kind: "ConfigMap"},
-				Resource: &admissionv1.GroupVersionResource{Version: "v1", Resource: "configmaps"},
-				User:     &admissionv1.UserInfo{Username: "jane"}, Object: []byte(object),
-			}
-		}
 		admissiontest.Run(t, admissiontest.Options{
 			New: func(t *testing.T) admissionv1.AdmissionServiceClient {
 				return admissionv1.NewAdmissionServiceClient(connect(t, "admission"))
 			},
-			Examples: []admissiontest.Example{
-				{Name: "unmarked", Request: review("mark", `{"metadata":{"name":"a"}}`), Allowed: true, Patched: true},
-				{Name: "with labels", Request: review("mark", `{"metadata":{"labels":{"a":"b"}}}`), Allowed: true, Patched: true},
-				{Name: "marked", Request: review("mark", `{"metadata":{"labels":{"example.keelson.dev/seen":"true"}}}`), Allowed: true},
-				{Name: "a good key", Request: review("keys", `{"data":{"a":"b"}}`), Allowed: true},
-				{Name: "a forbidden key", Request: review("keys", `{"data":{"secret":"b"}}`)},
-			},
+			Examples: examplesOf(t, w, "admission", admissiontest.ReadExamples),
 		})
 	})
 	t.Run("authentication", func(t *testing.T) {
@@ -109,32 +105,19 @@ func kinds(t *testing.T, connect func(t *testing.T, kind string) *grpc.ClientCon
 			New: func(t *testing.T) authenticationv1.AuthenticationServiceClient {
 				return authenticationv1.NewAuthenticationServiceClient(connect(t, "authentication"))
 			},
-			Examples: []authenticationtest.Example{
-				{Name: "valid", Token: "tick", User: "jane"},
-				{Name: "valid for an audience", Token: "tick", Audiences: []string{"a", "b"}, User: "jane"},
-				{Name: "expired", Token: "tock"},
-			},
+			Examples: examplesOf(t, w, "authentication", authenticationtest.ReadExamples),
 		})
 	})
 	t.Run("authorization", func(t *testing.T) {
-		access := func(user, verb string) *authorizationv1.Access {
-			return &authorizationv1.Access{
-				User: &authorizationv1.UserInfo{Username: user}, Verb: verb,
-				What: &authorizationv1.Access_Resource{Resource: &authorizationv1.ResourceAttributes{Version: "v1", Resource: "pods", Namespace: "default"}},
-			}
-		}
 		authorizationtest.Run(t, authorizationtest.Options{
 			New: func(t *testing.T) authorizationv1.AuthorizationServiceClient {
 				return authorizationv1.NewAuthorizationServiceClient(connect(t, "authorization"))
 			},
-			Examples: []authorizationtest.Example{
-				{Name: "a reader reads", Access: access("reader", "list"), Outcome: authorizationv1.Outcome_OUTCOME_ALLOW},
-				{Name: "a reader writes", Access: access("reader", "create"), Outcome: authorizationv1.Outcome_OUTCOME_NO_OPINION},
-				{Name: "blocked", Access: access("blocked", "get"), Outcome: authorizationv1.Outcome_OUTCOME_DENY},
-			},
+			Examples: examplesOf(t, w, "authorization", authorizationtest.ReadExamples),
 		})
 	})
 	t.Run("storage", func(t *testing.T) {
+		need.Root(t) // it mounts
 		storagetest.Run(t, storagetest.Options{
 			New: func(t *testing.T) *grpc.ClientConn { return connect(t, "storage") },
 			Dir: func(t *testing.T) string { return t.TempDir() },

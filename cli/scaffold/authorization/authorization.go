@@ -1,4 +1,4 @@
-package examples
+package main
 
 import (
 	"context"
@@ -10,44 +10,51 @@ import (
 	authorizationv1 "keelson.dev/keelson/proto/authorization/v1"
 )
 
-// authorization lets the users of its configuration read, and keeps others from anything.
-var authorization = kit.Plugin{
-	Kind: "authorization", Description: "Lets some users read, and blocks others.", Scope: kit.ScopeCluster,
-	ConfigSchema: `{"type":"object","properties":{"readers":{"type":"array","items":{"type":"string"}},"blocked":{"type":"array","items":{"type":"string"}}},"additionalProperties":false}`,
-	New: func(env *kit.Env) (kit.Runner, error) {
-		a := &Authorization{}
-		if err := env.Decode(a); err != nil {
-			return nil, err
-		}
-		return serve(env, func(s *grpc.Server) { authorizationv1.RegisterAuthorizationServiceServer(s, a) })
-	},
-}
+// reading are the verbs that readers may use.
+var reading = []string{"get", "list", "watch"}
 
-// Authorization is the contract over two lists of users.
-type Authorization struct {
+// authorizer is one activation of the plugin.
+type authorizer struct {
 	authorizationv1.UnimplementedAuthorizationServiceServer
-	// Readers may get, list and watch everything.
-	Readers []string `json:"readers"`
-	// Blocked may do nothing.
-	Blocked []string `json:"blocked"`
+	env    *kit.Env
+	config Config
 }
 
-// Review implements the contract.
-func (a *Authorization) Review(_ context.Context, r *authorizationv1.ReviewRequest) (*authorizationv1.ReviewResponse, error) {
+// newAuthorizer checks the configuration and allocates. It starts nothing.
+func newAuthorizer(env *kit.Env) (*authorizer, error) {
+	a := &authorizer{env: env}
+	return a, env.LoadConfig(&a.config)
+}
+
+// Start answers until ctx ends.
+func (a *authorizer) Start(ctx context.Context) error {
+	a.env.Health.SetReady()
+	return a.env.ServeGRPC(ctx, func(s *grpc.Server) { authorizationv1.RegisterAuthorizationServiceServer(s, a) })
+}
+
+// Review decides about a batch, in its order.
+func (a *authorizer) Review(_ context.Context, r *authorizationv1.ReviewRequest) (*authorizationv1.ReviewResponse, error) {
 	answer := &authorizationv1.ReviewResponse{}
-	for _, one := range r.GetAccesses() {
-		answer.Decisions = append(answer.Decisions, a.decide(one))
+	for _, access := range r.GetAccesses() {
+		answer.Decisions = append(answer.Decisions, a.decide(access))
 	}
 	return answer, nil
 }
 
-func (a *Authorization) decide(one *authorizationv1.Access) *authorizationv1.Decision {
-	name := one.GetUser().GetUsername()
+// decide leaves to others what it knows nothing of.
+func (a *authorizer) decide(access *authorizationv1.Access) *authorizationv1.Decision {
+	user := access.GetUser().GetUsername()
 	switch {
-	case slices.Contains(a.Blocked, name):
+	case slices.Contains(a.config.Blocked, user):
 		return &authorizationv1.Decision{Outcome: authorizationv1.Outcome_OUTCOME_DENY, Reason: "the user is blocked"}
-	case slices.Contains(a.Readers, name) && slices.Contains([]string{"get", "list", "watch"}, one.GetVerb()):
+	case slices.Contains(a.config.Readers, user) && slices.Contains(reading, access.GetVerb()):
 		return &authorizationv1.Decision{Outcome: authorizationv1.Outcome_OUTCOME_ALLOW, Reason: "the user is a reader"}
+	default:
+		return &authorizationv1.Decision{Outcome: authorizationv1.Outcome_OUTCOME_NO_OPINION}
 	}
-	return &authorizationv1.Decision{Outcome: authorizationv1.Outcome_OUTCOME_NO_OPINION}
 }
+
+var (
+	_ kit.Runner                                 = (*authorizer)(nil)
+	_ authorizationv1.AuthorizationServiceServer = (*authorizer)(nil)
+)

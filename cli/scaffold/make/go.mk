@@ -21,7 +21,7 @@ test: ## Pass the tests, the contract's among them
 
 .PHONY: verify
 verify: build ## Hold the program to the contract as the kernel does
-	$(KEELSON) plugins verify ./NAME
+	$(KEELSON) plugins verify ./NAME VERIFY
 
 .PHONY: swap
 swap: build ## Swap it in (root, on the server)

@@ -1,4 +1,4 @@
-package examples
+package main
 
 import (
 	"context"
@@ -18,75 +18,82 @@ import (
 	"keelson.dev/keelson/plugins/kit"
 )
 
-// storage makes volumes that are folders, and publishes them as symbolic links: enough for
-// the contract, not for pods.
-var storage = kit.Plugin{
-	Kind: "storage", Description: "Volumes that are folders.", Scope: kit.ScopeNode,
-	New: func(env *kit.Env) (kit.Runner, error) {
-		d := &Storage{Dir: filepath.Join(env.DataDir, "volumes"), Node: env.Node.Name}
-		return serve(env, func(s *grpc.Server) {
-			csi.RegisterIdentityServer(s, d)
-			csi.RegisterControllerServer(s, d)
-			csi.RegisterNodeServer(s, d)
-		})
-	},
-}
-
-// Storage is CSI over folders below Dir.
-type Storage struct {
+// driver is one activation of the plugin: CSI over folders.
+type driver struct {
 	csi.UnimplementedIdentityServer
 	csi.UnimplementedControllerServer
 	csi.UnimplementedNodeServer
-	// Dir has a folder for each volume, Node is the node's name.
-	Dir, Node string
+	env    *kit.Env
+	config Config
 
-	mu sync.Mutex // one call at a time
+	mu sync.Mutex // one call at a time: what changes folders and mounts
+}
+
+// newDriver checks the configuration and allocates. It starts nothing.
+func newDriver(env *kit.Env) (*driver, error) {
+	d := &driver{env: env}
+	err := env.LoadConfig(&d.config)
+	if d.config.Dir == "" {
+		d.config.Dir = filepath.Join(env.DataDir, "volumes")
+	}
+	return d, err
+}
+
+// Start serves until ctx ends. Volumes stay mounted.
+func (d *driver) Start(ctx context.Context) error {
+	d.env.Health.SetReady()
+	return d.env.ServeGRPC(ctx, func(s *grpc.Server) {
+		csi.RegisterIdentityServer(s, d)
+		csi.RegisterControllerServer(s, d)
+		csi.RegisterNodeServer(s, d)
+	})
 }
 
 // GetPluginInfo implements CSI.
-func (*Storage) GetPluginInfo(context.Context, *csi.GetPluginInfoRequest) (*csi.GetPluginInfoResponse, error) {
-	return &csi.GetPluginInfoResponse{Name: "folders.example.keelson.dev", VendorVersion: "1.0.0"}, nil
+func (d *driver) GetPluginInfo(context.Context, *csi.GetPluginInfoRequest) (*csi.GetPluginInfoResponse, error) {
+	return &csi.GetPluginInfoResponse{Name: name + ".example.keelson.dev", VendorVersion: d.env.Version}, nil
 }
 
 // Probe implements CSI.
-func (*Storage) Probe(context.Context, *csi.ProbeRequest) (*csi.ProbeResponse, error) {
+func (*driver) Probe(context.Context, *csi.ProbeRequest) (*csi.ProbeResponse, error) {
 	return &csi.ProbeResponse{Ready: wrapperspb.Bool(true)}, nil
 }
 
 // GetPluginCapabilities implements CSI.
-func (*Storage) GetPluginCapabilities(context.Context, *csi.GetPluginCapabilitiesRequest) (*csi.GetPluginCapabilitiesResponse, error) {
+func (*driver) GetPluginCapabilities(context.Context, *csi.GetPluginCapabilitiesRequest) (*csi.GetPluginCapabilitiesResponse, error) {
 	return &csi.GetPluginCapabilitiesResponse{Capabilities: []*csi.PluginCapability{{Type: &csi.PluginCapability_Service_{
 		Service: &csi.PluginCapability_Service{Type: csi.PluginCapability_Service_CONTROLLER_SERVICE},
 	}}}}, nil
 }
 
 // ControllerGetCapabilities implements CSI.
-func (*Storage) ControllerGetCapabilities(context.Context, *csi.ControllerGetCapabilitiesRequest) (*csi.ControllerGetCapabilitiesResponse, error) {
+func (*driver) ControllerGetCapabilities(context.Context, *csi.ControllerGetCapabilitiesRequest) (*csi.ControllerGetCapabilitiesResponse, error) {
 	return &csi.ControllerGetCapabilitiesResponse{Capabilities: []*csi.ControllerServiceCapability{{Type: &csi.ControllerServiceCapability_Rpc{
 		Rpc: &csi.ControllerServiceCapability_RPC{Type: csi.ControllerServiceCapability_RPC_CREATE_DELETE_VOLUME},
 	}}}}, nil
 }
 
 // NodeGetCapabilities implements CSI: volumes need no staging.
-func (*Storage) NodeGetCapabilities(context.Context, *csi.NodeGetCapabilitiesRequest) (*csi.NodeGetCapabilitiesResponse, error) {
+func (*driver) NodeGetCapabilities(context.Context, *csi.NodeGetCapabilitiesRequest) (*csi.NodeGetCapabilitiesResponse, error) {
 	return &csi.NodeGetCapabilitiesResponse{}, nil
 }
 
 // NodeGetInfo implements CSI.
-func (d *Storage) NodeGetInfo(context.Context, *csi.NodeGetInfoRequest) (*csi.NodeGetInfoResponse, error) {
-	return &csi.NodeGetInfoResponse{NodeId: d.Node}, nil
+func (d *driver) NodeGetInfo(context.Context, *csi.NodeGetInfoRequest) (*csi.NodeGetInfoResponse, error) {
+	return &csi.NodeGetInfoResponse{NodeId: d.env.Node.Name}, nil
 }
 
+// validID keeps names of volumes from leaving the folder.
 var validID = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
 
-func (d *Storage) folder(id string) string { return filepath.Join(d.Dir, id) }
+func (d *driver) folder(id string) string { return filepath.Join(d.config.Dir, id) }
 
 // volume is what is kept of one beside its data.
 type volume struct {
-	Size int64 `json:"size"`
+	Size int64 `json:"size"` // as asked for, in bytes; a folder has no limit
 }
 
-func (d *Storage) read(id string) (v volume, err error) {
+func (d *driver) read(id string) (v volume, err error) {
 	if !validID.MatchString(id) {
 		return v, os.ErrNotExist
 	}
@@ -98,7 +105,7 @@ func (d *Storage) read(id string) (v volume, err error) {
 }
 
 // CreateVolume implements CSI.
-func (d *Storage) CreateVolume(_ context.Context, r *csi.CreateVolumeRequest) (*csi.CreateVolumeResponse, error) {
+func (d *driver) CreateVolume(_ context.Context, r *csi.CreateVolumeRequest) (*csi.CreateVolumeResponse, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if !validID.MatchString(r.GetName()) {
@@ -113,10 +120,7 @@ func (d *Storage) CreateVolume(_ context.Context, r *csi.CreateVolumeRequest) (*
 	case err == nil && have != want:
 		return nil, status.Errorf(codes.AlreadyExists, "volume %s has %d bytes", r.GetName(), have.Size)
 	case errors.Is(err, os.ErrNotExist):
-		data, marshalled := json.Marshal(want)
-		if err = errors.Join(marshalled, os.MkdirAll(filepath.Join(d.folder(r.GetName()), "data"), 0o700)); err == nil {
-			err = os.WriteFile(filepath.Join(d.folder(r.GetName()), "volume.json"), data, 0o600)
-		}
+		err = d.make(r.GetName(), want)
 	}
 	if err != nil {
 		return nil, status.Errorf(codes.Internal, "make volume %s: %v", r.GetName(), err)
@@ -124,14 +128,32 @@ func (d *Storage) CreateVolume(_ context.Context, r *csi.CreateVolumeRequest) (*
 	return &csi.CreateVolumeResponse{Volume: &csi.Volume{VolumeId: r.GetName(), CapacityBytes: want.Size}}, nil
 }
 
+// make makes a volume's folders. The record comes last: without it there is no volume.
+func (d *driver) make(id string, v volume) error {
+	record, err := json.Marshal(v)
+	if err == nil {
+		err = os.MkdirAll(d.data(id), 0o700)
+	}
+	if err == nil {
+		err = os.Chmod(d.data(id), 0o777) // pods have users of their own
+	}
+	if err == nil {
+		err = os.WriteFile(filepath.Join(d.folder(id), "volume.json"), record, 0o600)
+	}
+	return err
+}
+
+// data is what of a volume is mounted.
+func (d *driver) data(id string) string { return filepath.Join(d.folder(id), "data") }
+
 // DeleteVolume implements CSI.
-func (d *Storage) DeleteVolume(_ context.Context, r *csi.DeleteVolumeRequest) (*csi.DeleteVolumeResponse, error) {
+func (d *driver) DeleteVolume(_ context.Context, r *csi.DeleteVolumeRequest) (*csi.DeleteVolumeResponse, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if r.GetVolumeId() == "" {
 		return nil, status.Error(codes.InvalidArgument, "volume_id: Required value")
 	}
-	if validID.MatchString(r.GetVolumeId()) {
+	if validID.MatchString(r.GetVolumeId()) { // else there is no such volume
 		if err := os.RemoveAll(d.folder(r.GetVolumeId())); err != nil {
 			return nil, status.Errorf(codes.Internal, "delete volume %s: %v", r.GetVolumeId(), err)
 		}
@@ -140,47 +162,11 @@ func (d *Storage) DeleteVolume(_ context.Context, r *csi.DeleteVolumeRequest) (*
 }
 
 // ValidateVolumeCapabilities implements CSI.
-func (d *Storage) ValidateVolumeCapabilities(_ context.Context, r *csi.ValidateVolumeCapabilitiesRequest) (*csi.ValidateVolumeCapabilitiesResponse, error) {
+func (d *driver) ValidateVolumeCapabilities(_ context.Context, r *csi.ValidateVolumeCapabilitiesRequest) (*csi.ValidateVolumeCapabilitiesResponse, error) {
 	if _, err := d.read(r.GetVolumeId()); err != nil {
 		return nil, status.Errorf(codes.NotFound, "volume %q", r.GetVolumeId())
 	}
 	return &csi.ValidateVolumeCapabilitiesResponse{
 		Confirmed: &csi.ValidateVolumeCapabilitiesResponse_Confirmed{VolumeCapabilities: r.GetVolumeCapabilities()},
 	}, nil
-}
-
-// NodePublishVolume implements CSI.
-func (d *Storage) NodePublishVolume(_ context.Context, r *csi.NodePublishVolumeRequest) (*csi.NodePublishVolumeResponse, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if r.GetVolumeId() == "" || r.GetTargetPath() == "" || r.GetVolumeCapability() == nil {
-		return nil, status.Error(codes.InvalidArgument, "volume_id, target_path and volume_capability are required")
-	}
-	if _, err := d.read(r.GetVolumeId()); err != nil {
-		return nil, status.Errorf(codes.NotFound, "volume %q", r.GetVolumeId())
-	}
-	data := filepath.Join(d.folder(r.GetVolumeId()), "data")
-	if at, err := os.Readlink(r.GetTargetPath()); err == nil {
-		if at != data {
-			return nil, status.Errorf(codes.AlreadyExists, "%s is taken", r.GetTargetPath())
-		}
-		return &csi.NodePublishVolumeResponse{}, nil
-	}
-	if err := os.Symlink(data, r.GetTargetPath()); err != nil {
-		return nil, status.Errorf(codes.Internal, "publish volume %s: %v", r.GetVolumeId(), err)
-	}
-	return &csi.NodePublishVolumeResponse{}, nil
-}
-
-// NodeUnpublishVolume implements CSI.
-func (d *Storage) NodeUnpublishVolume(_ context.Context, r *csi.NodeUnpublishVolumeRequest) (*csi.NodeUnpublishVolumeResponse, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if r.GetVolumeId() == "" || r.GetTargetPath() == "" {
-		return nil, status.Error(codes.InvalidArgument, "volume_id and target_path are required")
-	}
-	if err := os.Remove(r.GetTargetPath()); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, status.Errorf(codes.Internal, "unpublish volume %s: %v", r.GetVolumeId(), err)
-	}
-	return &csi.NodeUnpublishVolumeResponse{}, nil
 }
