@@ -20,6 +20,7 @@ import (
 	"keelson.dev/keelson/core/pluginhost"
 	"keelson.dev/keelson/core/pluginverify"
 	"keelson.dev/keelson/test/harness"
+	"keelson.dev/keelson/test/written"
 )
 
 const example = "namespace-labels"
@@ -81,7 +82,7 @@ func (w *world) metrics(t *testing.T) string {
 func TestExamples(t *testing.T) {
 	node := filepath.Join(nodePlugin(t, scaffold.Options{Name: example, Kind: "controller", Lang: "node"}), "index.js")
 	binary := filepath.Join(t.TempDir(), example)
-	if err := harness.Go(repository, "build", "-o", binary, "./cli/scaffold/controller"); err != nil {
+	if err := written.Go(repository, "build", "-o", binary, "./cli/scaffold/controller"); err != nil {
 		t.Fatal(err)
 	}
 	w := newWorld(t)

@@ -9,8 +9,8 @@ import (
 
 	"keelson.dev/keelson/cli/scaffold"
 	"keelson.dev/keelson/core/pluginverify"
-	"keelson.dev/keelson/test/harness"
 	"keelson.dev/keelson/test/need"
+	"keelson.dev/keelson/test/written"
 )
 
 const repository = "../.."
@@ -46,21 +46,21 @@ func TestNewInGo(t *testing.T) {
 			plugins = append(plugins, scaffold.Options{Name: "my-" + kind, Kind: kind, Keelson: repository})
 		}
 	}
-	written, err := harness.WritePlugins(t.TempDir(), plugins...)
+	programs, err := written.New(t.TempDir(), plugins...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, o := range plugins {
 		t.Run(o.Kind, func(t *testing.T) {
-			program := pluginverify.Program{Path: written.Program(o.Name)}
+			program := pluginverify.Program{Path: programs.Program(o.Name)}
 			d, err := pluginverify.Describe(t.Context(), program)
 			if err != nil || d.GetName() != o.Name || d.GetKind() != o.Kind {
 				t.Errorf("got %s of kind %s, %v, want %s of kind %s", d.GetName(), d.GetKind(), err, o.Name, o.Kind)
 			}
-			tidy(t, filepath.Join(written.Dir, o.Name), o)
+			tidy(t, filepath.Join(programs.Dir, o.Name), o)
 		})
 	}
-	if err := written.Go("vet", "./..."); err != nil { // its tests are those of cli/scaffold, which run there
+	if err := programs.Go("vet", "./..."); err != nil { // its tests are those of cli/scaffold, which run there
 		t.Error(err)
 	}
 }

@@ -108,7 +108,7 @@ func documented(t *testing.T, page, dir string) map[string]*v1alpha1.Plugin {
 
 // TestDeciding runs the examples of docs/deciding.md on a kernel, and restarts it.
 func TestDeciding(t *testing.T) {
-	written, err := buildDeciding()
+	built, err := buildDeciding()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -118,7 +118,7 @@ func TestDeciding(t *testing.T) {
 	for _, name := range deciding {
 		var content []byte
 		if err == nil {
-			content, err = os.ReadFile(written.Program(name))
+			content, err = os.ReadFile(built.Program(name))
 		}
 		if err == nil {
 			err = os.WriteFile(filepath.Join(programs, name), content, 0o700)

@@ -21,15 +21,15 @@ import (
 	authorizationv1 "keelson.dev/keelson/proto/authorization/v1"
 	"keelson.dev/keelson/proto/authorization/v1/authorizationtest"
 	"keelson.dev/keelson/proto/storage/v1/storagetest"
-	testharness "keelson.dev/keelson/test/harness"
 	"keelson.dev/keelson/test/need"
+	"keelson.dev/keelson/test/written"
 )
 
 // deciding are plugins that `keelson plugins new` writes, under the names that they have in
 // docs/deciding.md.
 var deciding = map[string]string{"admission": "guard", "authentication": "tokens", "authorization": "readers", "storage": "folders"}
 
-var buildDeciding = sync.OnceValues(func() (*testharness.Written, error) {
+var buildDeciding = sync.OnceValues(func() (*written.Plugins, error) {
 	dir, err := os.MkdirTemp("", "deciding")
 	if err != nil {
 		return nil, err
@@ -39,22 +39,22 @@ var buildDeciding = sync.OnceValues(func() (*testharness.Written, error) {
 	for _, kind := range slices.Sorted(maps.Keys(deciding)) {
 		plugins = append(plugins, scaffold.Options{Name: deciding[kind], Kind: kind, Keelson: "../.."})
 	}
-	return testharness.WritePlugins(dir, plugins...)
+	return written.New(dir, plugins...)
 })
 
 // TestKindsBuilt passes what `keelson plugins new` writes, built and launched by the plugin
 // host, through the suites of their kinds. The tests that it writes with them pass them in memory.
 func TestKindsBuilt(t *testing.T) {
-	written, err := buildDeciding()
+	programs, err := buildDeciding()
 	if err != nil {
 		t.Fatal(err)
 	}
 	h := start(t)
-	kinds(t, written, func(t *testing.T, kind string) *grpc.ClientConn {
+	kinds(t, programs, func(t *testing.T, kind string) *grpc.ClientConn {
 		name := deciding[kind]
-		path := written.Program(name)
+		path := programs.Program(name)
 		spec := pluginhost.Spec{Name: name, Kind: kind, Path: path, SHA256: sum(t, path), Enabled: true}
-		if text, err := os.ReadFile(written.File(name, "config.yaml")); err == nil {
+		if text, err := os.ReadFile(programs.File(name, "config.yaml")); err == nil {
 			if spec.Config, err = yaml.YAMLToJSON(text); err != nil {
 				t.Fatal(err)
 			}
@@ -77,7 +77,7 @@ func dial(t *testing.T, socket string) *grpc.ClientConn {
 }
 
 // examplesOf are those that were written with a plugin.
-func examplesOf[E any](t *testing.T, w *testharness.Written, kind string, read func([]byte) ([]E, error)) []E {
+func examplesOf[E any](t *testing.T, w *written.Plugins, kind string, read func([]byte) ([]E, error)) []E {
 	t.Helper()
 	text, err := os.ReadFile(w.File(deciding[kind], "examples.yaml"))
 	if err != nil {
@@ -91,7 +91,7 @@ func examplesOf[E any](t *testing.T, w *testharness.Written, kind string, read f
 }
 
 // kinds runs the suite of each kind.
-func kinds(t *testing.T, w *testharness.Written, connect func(t *testing.T, kind string) *grpc.ClientConn) {
+func kinds(t *testing.T, w *written.Plugins, connect func(t *testing.T, kind string) *grpc.ClientConn) {
 	t.Run("admission", func(t *testing.T) {
 		admissiontest.Run(t, admissiontest.Options{
 			New: func(t *testing.T) admissionv1.AdmissionServiceClient {

@@ -1,4 +1,6 @@
-package harness
+// Package written builds the plugins that `keelson plugins new` writes, for tests of them
+// and with them. It needs Go, and nothing from the network.
+package written
 
 import (
 	"fmt"
@@ -9,17 +11,17 @@ import (
 	"keelson.dev/keelson/cli/scaffold"
 )
 
-// Written are plugins that `keelson plugins new` wrote, built.
-type Written struct {
+// Plugins are what `keelson plugins new` wrote, built.
+type Plugins struct {
 	// Dir has a folder for each, by its name. They are one module, so that a go command
 	// there is for all of them.
 	Dir string
 	bin string
 }
 
-// WritePlugins writes the plugins below dir and builds them, with one go command.
-func WritePlugins(dir string, plugins ...scaffold.Options) (*Written, error) {
-	w := &Written{Dir: filepath.Join(dir, "src"), bin: filepath.Join(dir, "bin")}
+// New writes the plugins below dir and builds them, with one go command.
+func New(dir string, plugins ...scaffold.Options) (*Plugins, error) {
+	w := &Plugins{Dir: filepath.Join(dir, "src"), bin: filepath.Join(dir, "bin")}
 	for i, o := range plugins {
 		o.Dir, o.Lang = filepath.Join(w.Dir, o.Name), "go"
 		if _, err := scaffold.Write(o); err != nil {
@@ -40,7 +42,7 @@ func WritePlugins(dir string, plugins ...scaffold.Options) (*Written, error) {
 }
 
 // Go runs a go command for all of them.
-func (w *Written) Go(args ...string) error { return Go(w.Dir, args...) }
+func (w *Plugins) Go(args ...string) error { return Go(w.Dir, args...) }
 
 // Go runs a go command in a folder. Nothing may have to be looked up (GOPROXY), and what the
 // test was started with is not for the plugin (GOFLAGS).
@@ -54,7 +56,7 @@ func Go(dir string, args ...string) error {
 }
 
 // Program is the path of a plugin's program.
-func (w *Written) Program(name string) string { return filepath.Join(w.bin, name) }
+func (w *Plugins) Program(name string) string { return filepath.Join(w.bin, name) }
 
 // File is the path of a file of a plugin's source.
-func (w *Written) File(plugin, file string) string { return filepath.Join(w.Dir, plugin, file) }
+func (w *Plugins) File(plugin, file string) string { return filepath.Join(w.Dir, plugin, file) }
