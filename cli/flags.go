@@ -63,6 +63,7 @@ type serverFlags struct {
 	ClusterDNS    string   `json:"clusterDNS"`
 	ClusterDomain string   `json:"clusterDomain"`
 	LogLevel      string   `json:"logLevel"`
+	InProcess     []string `json:"pluginsInProcess,omitempty"`
 	// API has the flags of the API server's options that were given, by name.
 	API map[string][]string `json:"api,omitempty"`
 
@@ -81,6 +82,7 @@ func (f *serverFlags) addFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&f.ClusterDNS, "cluster-dns", "10.96.0.10", "Address of the cluster's DNS, in the service network")
 	flags.StringVar(&f.ClusterDomain, "cluster-domain", "cluster.local", "DNS domain of the cluster")
 	flags.StringVar(&f.LogLevel, "log-level", "info", "Lowest severity to log: debug, info, warn or error")
+	addInProcessFlag(flags, &f.InProcess)
 	f.api = pflag.NewFlagSet("api", pflag.ContinueOnError)
 	f.options = apiserver.NewOptions()
 	f.options.AddFlags(f.api)
@@ -149,6 +151,9 @@ func (f *serverFlags) args() []string {
 		"--cluster-dns=" + f.ClusterDNS, "--cluster-domain=" + f.ClusterDomain,
 		"--log-level=" + f.LogLevel,
 	}
+	if len(f.InProcess) > 0 {
+		args = append(args, "--"+inProcessFlag+"="+strings.Join(f.InProcess, ","))
+	}
 	for _, name := range slices.Sorted(maps.Keys(f.API)) {
 		for _, value := range f.API[name] {
 			args = append(args, "--"+name+"="+value)
@@ -195,6 +200,10 @@ func (f *serverFlags) config() (kernel.Config, error) {
 	if err != nil {
 		return cfg, err
 	}
+	embedded, err := inProcess(f.InProcess)
+	if err != nil {
+		return cfg, err
+	}
 	executable, err := os.Executable()
 	if err != nil {
 		return cfg, fmt.Errorf("own path: %w", err)
@@ -207,8 +216,8 @@ func (f *serverFlags) config() (kernel.Config, error) {
 		DataDir: f.Data, RunDir: f.Run, Listen: listen, Node: node,
 		PodCIDRs: pods, ServiceCIDRs: services, NodePorts: ports,
 		DNSAddress: dns, Domain: f.ClusterDomain, LogLevel: f.LogLevel,
-		Builtins: kernelBuiltins(),
-		Command:  func(name string) (string, []string) { return executable, []string{pluginRunCommand, name} },
+		Builtins: kernelBuiltins(), Embedded: embedded,
+		Command: func(name string) (string, []string) { return executable, []string{pluginRunCommand, name} },
 	}, nil
 }
 

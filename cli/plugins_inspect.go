@@ -58,7 +58,7 @@ func (p *pluginsCommand) inspected(ctx context.Context, plugins *client.Client, 
 	if s.Shadow != nil {
 		line("Shadow", strings.TrimSpace(fmt.Sprintf("%s %s, process %d %s", s.Shadow.Phase, s.Shadow.Revision, s.Shadow.PID, s.Shadow.Message)))
 	}
-	line("Process", fmt.Sprintf("%d, started %s ago, %d restarts", s.PID, age(s.StartedAt), s.Restarts))
+	line("Process", fmt.Sprintf("%s, started %s ago, %d restarts", pid(s.PID, s.InProcess), age(s.StartedAt), s.Restarts))
 	if s.LastError != "" {
 		line("Last error", s.LastError)
 	}
@@ -120,8 +120,8 @@ func printNodes(out io.Writer, nodes []v1alpha1.PluginNodeStatus) error {
 		if text == "" {
 			text = n.LastError
 		}
-		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%s\t%d\t%d\t%s\t%s\n", n.Name, n.Phase, orNone(n.Revision), candidate(n.Candidate), orNone(n.Version),
-			n.PID, n.Restarts, age(n.StartedAt), text)
+		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\n", n.Name, n.Phase, orNone(n.Revision), candidate(n.Candidate), orNone(n.Version),
+			pid(n.PID, n.InProcess), n.Restarts, age(n.StartedAt), text)
 	}
 	return w.Flush()
 }

@@ -87,7 +87,7 @@ func printPlugins(out io.Writer, plugins []v1alpha1.Plugin, wide bool) error {
 		s := &p.Status
 		row := []string{
 			p.Name, p.Spec.Kind, string(s.Phase), orNone(s.Revision), candidate(s.Candidate), lastGap(s.History),
-			fmt.Sprint(s.PID), fmt.Sprint(s.Restarts), age(s.StartedAt),
+			pid(s.PID, s.InProcess), fmt.Sprint(s.Restarts), age(s.StartedAt),
 		}
 		if wide {
 			row = append(row, orNone(s.Version), source(p.Spec.Source))
@@ -95,6 +95,22 @@ func printPlugins(out io.Writer, plugins []v1alpha1.Plugin, wide bool) error {
 		fmt.Fprintln(w, strings.Join(append(row, message(p)), "\t"))
 	}
 	return w.Flush()
+}
+
+// pid is a plugin's process, marked where that is the kernel's.
+func pid(number int64, inProcess bool) string {
+	if inProcess {
+		return fmt.Sprintf("%d (kernel)", number)
+	}
+	return fmt.Sprint(number)
+}
+
+// process is pid in words.
+func process(number int64, inProcess bool) string {
+	if inProcess {
+		return fmt.Sprintf("in the kernel's process %d", number)
+	}
+	return fmt.Sprintf("process %d", number)
 }
 
 // candidate is a swap under way: "Standby 1f2e3d4c5b".

@@ -69,6 +69,7 @@ func newAgentCommand(streams genericiooptions.IOStreams) *cobra.Command {
 	var (
 		d             dirs
 		join, logging string
+		within        []string
 	)
 	cmd := &cobra.Command{
 		Use:   "agent --join FILE",
@@ -99,6 +100,10 @@ func newAgentCommand(streams genericiooptions.IOStreams) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			embedded, err := inProcess(within)
+			if err != nil {
+				return err
+			}
 			executable, err := os.Executable()
 			if err != nil {
 				return fmt.Errorf("own path: %w", err)
@@ -107,14 +112,15 @@ func newAgentCommand(streams genericiooptions.IOStreams) *cobra.Command {
 			defer stop()
 			return kernel.RunAgent(ctx, kernel.AgentConfig{
 				JoinFile: join, DataDir: d.Data, RunDir: d.Run, LogLevel: logging, Log: log,
-				Builtins: kernelBuiltins(),
-				Command:  func(name string) (string, []string) { return executable, []string{pluginRunCommand, name} },
+				Builtins: kernelBuiltins(), Embedded: embedded,
+				Command: func(name string) (string, []string) { return executable, []string{pluginRunCommand, name} },
 			})
 		},
 	}
 	d.addFlags(cmd.Flags())
 	cmd.Flags().StringVar(&join, "join", "", "File made on the server by keelson agent create-join-file")
 	cmd.Flags().StringVar(&logging, "log-level", "info", "Lowest severity to log: debug, info, warn or error")
+	addInProcessFlag(cmd.Flags(), &within)
 	cmd.AddCommand(newJoinFileCommand(streams))
 	return cmd
 }

@@ -124,6 +124,7 @@ func (u *upCommand) recall(given *pflag.FlagSet) error {
 		"cluster-dns":             func() { u.flags.ClusterDNS = now.ClusterDNS },
 		"cluster-domain":          func() { u.flags.ClusterDomain = now.ClusterDomain },
 		"log-level":               func() { u.flags.LogLevel = now.LogLevel },
+		inProcessFlag:             func() { u.flags.InProcess = now.InProcess },
 	} {
 		if given.Changed(name) {
 			take()
@@ -282,7 +283,7 @@ func (u *upCommand) waitPlugins(ctx context.Context, cfg *rest.Config) error {
 			case p.Spec.Enabled != nil && !*p.Spec.Enabled, told[p.Name]:
 			case p.Status.Phase == v1alpha1.PluginRunning && !p.Status.StartedAt.Time.Before(u.since):
 				told[p.Name] = true
-				u.say("Plugin", "%s runs, process %d", p.Name, p.Status.PID)
+				u.say("Plugin", "%s runs, %s", p.Name, process(p.Status.PID, p.Status.InProcess))
 			default:
 				waiting = append(waiting, strings.TrimSpace(fmt.Sprintf("%s is %s %s", p.Name, p.Status.Phase, p.Status.LastError)))
 			}

@@ -35,8 +35,10 @@ type AgentConfig struct {
 	DataDir, RunDir string
 	Builtins        []Builtin
 	Command         func(name string) (path string, args []string)
-	LogLevel        string
-	Log             *slog.Logger
+	// Embedded, as in Config.
+	Embedded func(name string) (pluginhost.Embedded, bool)
+	LogLevel string
+	Log      *slog.Logger
 
 	time timeline // of tests
 }
@@ -188,7 +190,7 @@ func RunAgent(ctx context.Context, cfg AgentConfig) error {
 		Credentials: own, APIServer: join.Server, APICA: join.CA,
 		Cluster: clusterSettings(join.PodCIDRs, join.ServiceCIDRs, join.Domain, join.DNSAddress),
 		Node:    pluginhost.Node{Name: join.Node.Name, Addresses: join.Node.Addresses, KubeletPort: kubeletPort},
-		BuiltIn: builtinCommand(cfg.Builtins, cfg.Command), LogLevel: cfg.LogLevel, OnStatus: sync.onStatus, OnEvent: sync.onEvent,
+		BuiltIn: builtinCommand(cfg.Builtins, cfg.Command), Embedded: cfg.Embedded, LogLevel: cfg.LogLevel, OnStatus: sync.onStatus, OnEvent: sync.onEvent,
 		PluginDirs: pluginDirs(nil, cfg.DataDir), Version: version.Git() + " " + version.Build(),
 		CgroupParent: CgroupParent(cfg.RunDir), Now: cfg.time.clock(),
 	})

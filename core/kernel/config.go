@@ -7,6 +7,7 @@ import (
 	"net/netip"
 
 	"keelson.dev/keelson/core/apiserver"
+	"keelson.dev/keelson/core/pluginhost"
 	"keelson.dev/keelson/proto/api/v1alpha1"
 )
 
@@ -49,6 +50,8 @@ type Config struct {
 	Builtins []Builtin
 	// Command is how a built-in plugin is started.
 	Command func(name string) (path string, args []string)
+	// Embedded says which built-in plugins run within this process, and how; nil: none.
+	Embedded func(name string) (pluginhost.Embedded, bool)
 	// LogLevel is handed to plugins.
 	LogLevel string
 	Log      *slog.Logger

@@ -22,7 +22,7 @@ const (
 // server, and in the entry of this node if the plugin runs on each.
 func (s *pluginSync) apply(p *v1alpha1.Plugin, status pluginhost.Status) {
 	here := v1alpha1.PluginNodeStatus{
-		Name: s.node, Phase: phaseOf(status.Phase), PID: int64(status.PID), Restarts: int32(status.Restarts),
+		Name: s.node, Phase: phaseOf(status.Phase), PID: int64(status.PID), InProcess: status.InProcess, Restarts: int32(status.Restarts),
 		Version: status.Version, LastError: status.LastError, Revision: status.Revision, Candidate: apiCandidate(status.Candidate),
 		StartedAt: apiTime(status.StartedAt), Message: status.Message,
 	}
@@ -47,7 +47,7 @@ func (s *pluginSync) apply(p *v1alpha1.Plugin, status pluginhost.Status) {
 	if status.Generation != 0 {
 		st.ObservedGeneration = status.Generation
 	}
-	st.Phase, st.PID, st.Restarts, st.Version = here.Phase, here.PID, here.Restarts, here.Version
+	st.Phase, st.PID, st.InProcess, st.Restarts, st.Version = here.Phase, here.PID, here.InProcess, here.Restarts, here.Version
 	st.LastError, st.StartedAt, st.Candidate = here.LastError, here.StartedAt, here.Candidate
 	if status.Revision != "" {
 		st.Revision = status.Revision

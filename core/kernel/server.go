@@ -128,7 +128,7 @@ func (s *server) runPlugins(ctx context.Context, begin time.Time) error {
 		Credentials: authorityCredentials{s.pki, s.cfg.Node.Name}, APIServer: url, APICA: s.pki.CAPEM(),
 		Cluster: clusterSettings(s.cfg.PodCIDRs, s.cfg.ServiceCIDRs, s.cfg.Domain, s.cfg.DNSAddress),
 		Node:    pluginhost.Node{Name: s.cfg.Node.Name, Addresses: s.cfg.Node.Addresses, KubeletPort: kubeletPort},
-		BuiltIn: builtinCommand(s.cfg.Builtins, s.cfg.Command), LogLevel: s.cfg.LogLevel, OnStatus: s.sync.onStatus, OnEvent: s.sync.onEvent,
+		BuiltIn: builtinCommand(s.cfg.Builtins, s.cfg.Command), Embedded: s.cfg.Embedded, LogLevel: s.cfg.LogLevel, OnStatus: s.sync.onStatus, OnEvent: s.sync.onEvent,
 		PluginDirs: pluginDirs(s.cfg.API.Plugins.Dirs, s.cfg.DataDir), Version: version.Git() + " " + version.Build(),
 		CgroupParent: CgroupParent(s.cfg.RunDir), Now: s.cfg.time.clock(),
 		Accept: func(ctx context.Context, d pluginhost.Description) error {

@@ -33,6 +33,13 @@ type body interface {
 	kill()
 	// oomKilled says whether it ended for want of memory; valid after kill.
 	oomKilled() bool
+	// hangs says that it goes on although it was killed; done tells when it has ended. Only
+	// what is in this process does; valid after kill.
+	hangs() bool
+	// inProcess says that it is in this process.
+	inProcess() bool
+	// String names it for people: "process 42".
+	String() string
 }
 
 // open starts the plugin and connects to it. On an error nothing is left.
@@ -43,6 +50,9 @@ func (s *session) open(ctx context.Context) error {
 		}
 	}
 	s.started, s.log = time.Now(), s.unit.log.writer()
+	if run := s.unit.host.embeds(s.target.spec); run != nil {
+		return s.embed(ctx, run)
+	}
 	return s.launch(ctx)
 }
 
@@ -114,6 +124,9 @@ func (l *launched) endsSoon() bool        { return l.process.endsSoon() }
 func (l *launched) ending() string        { return l.process.ending() }
 func (l *launched) unset() error          { return l.process.unset }
 func (l *launched) oomKilled() bool       { return l.oom }
+func (l *launched) hangs() bool           { return false }
+func (l *launched) inProcess() bool       { return false }
+func (l *launched) String() string        { return fmt.Sprintf("process %d", l.process.pid) }
 
 // kill implements body; what the process left is all in its cgroup.
 func (l *launched) kill() {

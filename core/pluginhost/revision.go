@@ -20,7 +20,8 @@ const revisionDigits = 10
 const historyLength = 10
 
 // Revision names what decides what runs: kind, source (of a built-in plugin, the version
-// of the binary too), args, config, limits and accepted rules.
+// of the binary too, and whether it runs within this process), args, config, limits and
+// accepted rules.
 func (h *Host) Revision(s Spec) string {
 	what := struct {
 		Name, Kind, Program, Scope, Path, SHA256, Binary string
@@ -28,7 +29,8 @@ func (h *Host) Revision(s Spec) string {
 		Config                                           json.RawMessage
 		Limits                                           Limits
 		Rules                                            []rbacv1.PolicyRule
-	}{Name: s.Name, Kind: s.Kind, Path: s.Path, SHA256: strings.ToLower(s.SHA256), Args: s.Args, Limits: s.Limits}
+		InProcess                                        bool `json:",omitempty"`
+	}{Name: s.Name, Kind: s.Kind, Path: s.Path, SHA256: strings.ToLower(s.SHA256), Args: s.Args, Limits: s.Limits, InProcess: h.embeds(s) != nil}
 	if s.Path == "" {
 		what.Binary = h.cfg.Version
 	}

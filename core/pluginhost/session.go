@@ -43,6 +43,9 @@ const (
 	sessionPrepared
 	// sessionReported: report has what it says of itself.
 	sessionReported
+	// sessionHangs: it was killed and goes on, which only one in this process can; err says
+	// why it was killed, nil that it was to end.
+	sessionHangs
 	// sessionEnded: the process is gone and all that it left; err says why, nil that it was
 	// to end. It is the last event.
 	sessionEnded
@@ -66,6 +69,7 @@ type session struct {
 	cancel   context.CancelCauseFunc
 	renewals chan struct{} // holds one token when credentials are to be looked at
 	begun    time.Time
+	over     <-chan struct{} // closes when the host ends
 
 	// set by open
 	body    body
@@ -109,28 +113,44 @@ func (s *session) live(ctx context.Context) error {
 		err = s.watch(ctx)
 	}
 	outdated := errors.Is(err, errOutdated)
-	if outdated || errors.Is(context.Cause(ctx), errAsked) {
+	switch asked := errors.Is(context.Cause(ctx), errAsked); {
+	case outdated:
 		s.stop(context.WithoutCancel(ctx))
-		if outdated {
-			return errOutdated
+	case asked:
+		s.stop(context.WithoutCancel(ctx))
+		err = nil
+	default:
+		s.body.kill()
+		if err = s.explain(err); ctx.Err() != nil {
+			err = nil
 		}
-		return nil
 	}
-	s.body.kill()
-	if ctx.Err() != nil {
-		return nil
+	s.outlive(err)
+	return err
+}
+
+// outlive waits for a plugin in this process that goes on although it was killed: until it
+// has ended, none may take its place. The end of the host ends the wait.
+func (s *session) outlive(why error) {
+	if !s.body.hangs() {
+		return
 	}
-	return s.explain(err)
+	s.notify(sessionEvent{session: s, kind: sessionHangs, err: why})
+	select {
+	case <-s.body.done():
+	case <-s.over:
+	}
 }
 
 // end has the session end in good order; its last event tells when it has.
 func (s *session) end() { s.leaving = true; s.cancel(errAsked) }
 
-// endNow kills the process; when it returns, it is gone. The session has been launched.
-func (s *session) endNow() {
+// endNow kills the plugin, which has been launched. False: it is in this process, and hangs.
+func (s *session) endNow() (gone bool) {
 	s.leaving = true
 	s.cancel(errKill)
 	s.body.kill()
+	return !s.body.hangs()
 }
 
 // prepare goes from the handshake to a configured plugin.
@@ -270,11 +290,11 @@ func (s *session) watch(ctx context.Context) error {
 		case <-timer.C:
 			return fmt.Errorf("the plugin hangs: no report for %s", silence)
 		case <-s.body.done():
-			return errors.New("the process ended")
+			return s.hasEnded()
 		case err := <-ended:
 			ended <- err
 			if s.body.endsSoon() {
-				return errors.New("the process ended")
+				return s.hasEnded()
 			}
 			return s.rpcError("health", err)
 		case <-ctx.Done():
@@ -319,7 +339,7 @@ func (s *session) stop(ctx context.Context) {
 	}
 	select {
 	case <-s.body.done():
-		s.unit.slog.Info("Plugin stopped", "pid", s.body.pid())
+		s.unit.slog.Info("Plugin stopped", "pid", s.body.pid(), "inProcess", s.body.inProcess())
 	default:
 		s.unit.slog.Warn("Plugin is killed: it did not stop in time", "pid", s.body.pid())
 	}
@@ -340,9 +360,17 @@ func (s *session) drain(ctx context.Context) {
 // is told from one that answers with an error.
 func (s *session) rpcError(what string, err error) error {
 	if code := status.Code(err); (code == codes.Unavailable || code == codes.Unknown) && s.body.endsSoon() {
-		return fmt.Errorf("%s: the process ended", what)
+		return fmt.Errorf("%s: %w", what, s.hasEnded())
 	}
 	return fmt.Errorf("%s: %s", what, status.Convert(err).Message())
+}
+
+// hasEnded is the error for a plugin that ended by itself.
+func (s *session) hasEnded() error {
+	if s.body.inProcess() {
+		return errors.New("the plugin ended")
+	}
+	return errors.New("the process ended")
 }
 
 // explain adds to an error how the process ended by itself, and its last words.

@@ -3,6 +3,7 @@ package pluginhost
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	pluginv1 "keelson.dev/keelson/proto/plugin/v1"
@@ -192,7 +193,7 @@ func (v *supervisor) begin(t target, direct bool) *session {
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(v.ctx))
 	s := &session{
 		unit: v.unit, target: t, direct: direct, cancel: cancel, renewals: make(chan struct{}, 1),
-		notify: func(e sessionEvent) { v.events <- e }, begun: time.Now(), since: time.Now(), watchFor: t.spec.Watch,
+		notify: func(e sessionEvent) { v.events <- e }, over: v.ctx.Done(), begun: time.Now(), since: time.Now(), watchFor: t.spec.Watch,
 	}
 	v.alive[s] = true
 	v.mu.Lock()
@@ -226,7 +227,9 @@ func (v *supervisor) handle(e sessionEvent) {
 			v.event(true, EventLimitNotSet, "%v", err)
 		}
 		if s == v.active {
-			v.update(func(st *Status) { st.PID, st.StartedAt, st.Protocol = s.body.pid(), s.started, s.version })
+			v.update(func(st *Status) {
+				st.PID, st.InProcess, st.StartedAt, st.Protocol = s.body.pid(), s.body.inProcess(), s.started, s.version
+			})
 		}
 	case sessionPrepared:
 		s.prepared, s.since = true, time.Now()
@@ -243,8 +246,29 @@ func (v *supervisor) handle(e sessionEvent) {
 		if s == v.active {
 			v.reported(s)
 		}
+	case sessionHangs:
+		v.hangs(s, e.err)
 	case sessionEnded:
 		v.ended(s, e.err)
+	}
+}
+
+// hangs tells of a plugin in this process that goes on although it was killed. It stays
+// among the living, so that nothing is started in its place before it has ended.
+func (v *supervisor) hangs(s *session, err error) {
+	why := fmt.Errorf("revision %s does not end, and nothing can end it, as it is %s: restart the kernel", s.target.revision, s.body)
+	if err != nil {
+		why = fmt.Errorf("%w (%w)", why, err)
+	}
+	v.slog.Error("Plugin hangs in the kernel's process", "revision", s.target.revision, "err", why)
+	v.event(true, EventHanging, "%v", why)
+	switch {
+	case s == v.candidate:
+		v.candidate = nil
+		v.refuse(s, why)
+	case v.active == nil || s == v.active:
+		s.leaving = true
+		v.update(func(st *Status) { st.Phase, st.Message, st.LastError = PhaseFailed, "", why.Error() })
 	}
 }
 
@@ -253,7 +277,7 @@ func (v *supervisor) describeActive() {
 	s := v.active
 	d := s.description
 	v.update(func(st *Status) {
-		st.PID, st.StartedAt, st.Protocol = s.body.pid(), s.started, s.version
+		st.PID, st.InProcess, st.StartedAt, st.Protocol = s.body.pid(), s.body.inProcess(), s.started, s.version
 		st.Version, st.Description, st.Revision, st.NotAccepted = d.Version, &d, s.target.revision, ""
 	})
 }
@@ -304,7 +328,7 @@ func (v *supervisor) reported(s *session) {
 		s.seenReady = true
 		v.slog.Info("Plugin runs", "pid", s.body.pid(), "after", time.Since(s.started).Round(time.Millisecond))
 		if v.trial == nil {
-			v.event(false, EventStarted, "revision %s runs as process %d, %s after its start", s.target.revision, s.body.pid(),
+			v.event(false, EventStarted, "revision %s runs as %s, %s after its start", s.target.revision, s.body,
 				time.Since(s.started).Round(time.Millisecond))
 		}
 	case phase == PhaseDegraded && before != phase:

@@ -157,8 +157,10 @@ func (v *supervisor) takeOver() {
 		}
 		if err != nil {
 			v.slog.Warn("Plugin is killed: it does not give way", "pid", old.body.pid(), "err", err)
-			v.event(true, EventKilling, "process %d of revision %s is killed: %v", old.body.pid(), before.revision, err)
-			old.endNow()
+			v.event(true, EventKilling, "%s of revision %s is killed: %v", old.body, before.revision, err)
+			if !old.endNow() {
+				return // there are never two that act: the candidate waits for its end
+			}
 		}
 		from = time.Now()
 		old.active = false
@@ -170,7 +172,9 @@ func (v *supervisor) takeOver() {
 		if v.ctx.Err() != nil {
 			return
 		}
-		next.endNow()
+		if !next.endNow() {
+			old = v.release(old)
+		}
 		v.note(next, next.explain(err), OutcomeRolledBack)
 		v.update(func(s *Status) {
 			s.History = s.History.change(next.target.revision, func(r *Revision) { r.Start, r.Gap = from, gap })
@@ -251,22 +255,35 @@ func (v *supervisor) rollback(why error) {
 	failing := &session{target: *v.current, begun: time.Now()}
 	if bad != nil {
 		failing = bad
+		gone := true
 		if old != nil && bad.active {
 			if err := bad.deactivate(v.ctx); err != nil {
-				bad.endNow()
+				gone = bad.endNow()
 			} else {
 				v.retire(bad)
 			}
 		} else if bad.prepared {
-			bad.endNow()
+			gone = bad.endNow()
 		} else {
 			bad.leaving = true
 			bad.cancel(errKill)
+		}
+		if !gone {
+			old = v.release(old)
 		}
 		v.endedAt = time.Now()
 	}
 	v.note(failing, why, OutcomeRolledBack)
 	v.comeBack(old, t.before)
+}
+
+// release ends the process before when it cannot come back, as the one after it hangs: a
+// new one is started when that has ended. It returns nil.
+func (v *supervisor) release(old *session) *session {
+	if old != nil && !old.leaving {
+		old.end()
+	}
+	return nil
 }
 
 // comeBack makes the one before active again: its process, or a new one.

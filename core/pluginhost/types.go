@@ -85,6 +85,9 @@ type Config struct {
 	LogLevel string
 	// BuiltIn says how to execute a built-in plugin; false: there is none of that name.
 	BuiltIn func(name string) (Command, bool)
+	// Embedded says how a built-in plugin runs within this process; false: that one runs in
+	// a process of its own. Nil: all do.
+	Embedded func(name string) (Embedded, bool)
 	// Accept is asked before a plugin is configured: the kernel grants its rules there.
 	// While two processes of a plugin run, d has the rules of both. An error is tried
 	// again. Nil accepts all.
@@ -131,6 +134,9 @@ type Periods struct {
 	// Silence is the longest time without a report (the contract says 10 s) after which a
 	// plugin counts as hung; 30 s.
 	Silence time.Duration
+	// End is what a plugin within this process has to end when it is killed, before it
+	// counts as one that hangs; 5 s.
+	End time.Duration
 }
 
 func (p *Periods) setDefaults() {
@@ -139,7 +145,7 @@ func (p *Periods) setDefaults() {
 		value  time.Duration
 	}{
 		{&p.Configure, 60 * time.Second}, {&p.Standby, 120 * time.Second}, {&p.Activate, 10 * time.Second}, {&p.Deactivate, 10 * time.Second},
-		{&p.Ready, 60 * time.Second}, {&p.Streams, time.Hour}, {&p.Silence, 30 * time.Second},
+		{&p.Ready, 60 * time.Second}, {&p.Streams, time.Hour}, {&p.Silence, 30 * time.Second}, {&p.End, 5 * time.Second},
 	} {
 		if *d.period <= 0 {
 			*d.period = d.value
@@ -311,6 +317,7 @@ const (
 	EventFailed      = "Failed"
 	EventKilling     = "Killing"
 	EventLimitNotSet = "LimitNotSet"
+	EventHanging     = "Hanging"
 )
 
 // Status is how a plugin is.
@@ -318,6 +325,8 @@ type Status struct {
 	Phase Phase
 	// PID of the process; 0: there is none.
 	PID int
+	// InProcess says that it runs within the host's process, whose number PID is.
+	InProcess bool
 	// Restarts counts starts after the first, since the kernel's start.
 	Restarts int
 	// Version as described; empty before the first start.

@@ -122,6 +122,7 @@ func (u *unit) update(change func(s *Status)) {
 	u.mu.Lock()
 	before := u.status
 	change(&u.status)
+	u.status.InProcess = u.status.InProcess && u.status.PID != 0
 	after := u.status
 	u.mu.Unlock()
 	if before != after && u.host.cfg.OnStatus != nil {

@@ -14,6 +14,7 @@ var Plugin = kit.Plugin{
 	Scope:        kit.ScopeCluster,
 	Rules:        rules,
 	ConfigSchema: schema,
+	InProcess:    true,
 	New:          func(env *kit.Env) (kit.Runner, error) { return New(env) },
 }
 

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"keelson.dev/keelson/plugins/kit"
 )
 
 const (
@@ -26,10 +28,12 @@ type handler struct {
 	metrics *metrics
 	server  []netip.Addr   // our addresses
 	ranges  []netip.Prefix // of pods and services: their reverse names are ours
+	env     *kit.Env       // nil in tests
 }
 
 // ServeDNS answers one query.
 func (h *handler) ServeDNS(w dns.ResponseWriter, q *dns.Msg) {
+	defer h.env.Caught()
 	start := time.Now()
 	ctx, cancel := context.WithTimeout(context.Background(), queryTimeout) // the library gives none
 	defer cancel()

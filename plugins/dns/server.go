@@ -115,7 +115,7 @@ func (s *Server) newHandler(z *zone) *handler {
 	ranges := append(append([]netip.Prefix(nil), s.env.Cluster.ServiceCIDRs...), s.env.Cluster.PodCIDRs...)
 	return &handler{
 		namer:   &namer{zone: z, domain: dns.CanonicalName(domain), ttl: *s.cfg.TTL},
-		forward: newForwarder(s.cfg, s.env.Log, s.addrs), metrics: s.metrics, server: s.addrs[len(s.addrs)-1:], ranges: ranges,
+		forward: newForwarder(s.cfg, s.env.Log, s.addrs), metrics: s.metrics, server: s.addrs[len(s.addrs)-1:], ranges: ranges, env: s.env,
 	}
 }
 

@@ -9,7 +9,6 @@ import (
 	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -77,7 +76,6 @@ func newEnv(p Plugin, req *pluginv1.ConfigureRequest, log *slog.Logger) (*Env, e
 	if env.credentials.transport != nil {
 		env.RESTConfig = restConfig(p.Name, env.API.Server, env.credentials.transport)
 	}
-	env.Metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return env, nil
 }
 

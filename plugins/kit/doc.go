@@ -15,6 +15,9 @@
 // at most once. An error or a panic of Start ends the process with status 1 and the
 // kernel starts a new one: dying is the way to say "I cannot go on".
 //
+// A built-in plugin that says InProcess may run within the kernel's process as well: Embed
+// takes the place of Main, and all else is the same.
+//
 // Goroutines: one runs Start while active, one watches for signals, one reads the pipe
 // that tells of the kernel's end, one serves metrics; go-plugin serves gRPC. All end
 // with the process. Nothing here keeps state on disk.

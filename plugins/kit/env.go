@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"runtime/debug"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc/codes"
@@ -61,6 +62,28 @@ type Env struct {
 	sockets     *sockets     // that the kernel keeps; nil in tests
 	streams     *streams     // of the process; nil in tests
 	credentials *credentials // in force; nil in tests
+	fail        func(error)  // ends the plugin; nil in tests
+}
+
+// hangUp closes connections to the API that nothing uses.
+func (e *Env) hangUp() {
+	if e != nil && e.credentials != nil && e.credentials.transport != nil {
+		e.credentials.transport.CloseIdleConnections()
+	}
+}
+
+// Caught is to be deferred where goroutines of the plugin's own take in what strangers
+// send. It makes a panic the end of the plugin, which is started again; without, it is the
+// end of the process, and a built-in plugin may run in the kernel's (Plugin.InProcess).
+func (e *Env) Caught() {
+	r := recover()
+	switch {
+	case r == nil:
+	case e == nil || e.fail == nil:
+		panic(r)
+	default:
+		e.fail(fmt.Errorf("panic: %v\n%s", r, debug.Stack()))
+	}
 }
 
 // API says how to reach the Kubernetes API, and as whom. All but Server is PEM.

@@ -107,7 +107,11 @@ type kernel struct {
 	r       *bufio.Reader
 	files   *fileQueue
 	sockets *sockets // nil: it is a pipe, and the kernel keeps no sockets
+	conn    io.Closer
 }
+
+// close hangs up; wait returns then.
+func (k *kernel) close() { _ = k.conn.Close() }
 
 // wait returns when the kernel is gone.
 func (k *kernel) wait() {
@@ -125,10 +129,14 @@ func openHandover(fd int) (*kernel, error) {
 	if err := syscall.SetNonblock(fd, true); err != nil { // the wait for its end then costs no thread
 		return nil, fmt.Errorf("prepare the handover socket: %w", err)
 	}
-	file := os.NewFile(uintptr(fd), "handover")
+	return openKernel(os.NewFile(uintptr(fd), "handover"))
+}
+
+// openKernel takes the plugin's end of the handover socket.
+func openKernel(file *os.File) (*kernel, error) {
 	conn, err := net.FileConn(file)
 	if err != nil { // a pipe
-		return &kernel{r: bufio.NewReader(file)}, nil //nolint:nilerr // it serves as well
+		return &kernel{r: bufio.NewReader(file), conn: file}, nil //nolint:nilerr // it serves as well
 	}
 	unixConn, ok := conn.(*net.UnixConn)
 	if !ok {
@@ -136,7 +144,7 @@ func openHandover(fd int) (*kernel, error) {
 	}
 	_ = file.Close() // conn has a copy
 	files := &fileQueue{conn: unixConn}
-	return &kernel{r: bufio.NewReader(files), files: files, sockets: newSockets(unixConn)}, nil
+	return &kernel{r: bufio.NewReader(files), files: files, sockets: newSockets(unixConn), conn: unixConn}, nil
 }
 
 // receive reads the Handover, and returns what ends with the kernel.

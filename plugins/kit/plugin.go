@@ -41,6 +41,10 @@ type Plugin struct {
 	ServingCertificate bool
 	// ConfigSchema is the JSON schema of its configuration; empty: takes none.
 	ConfigSchema string
+	// InProcess says that it may run within the kernel's process (Embed): it reads no
+	// arguments, executes and mounts nothing, enters no namespace, changes nothing that is
+	// the process's (signals, environment, klog), and all that it began ends with Start.
+	InProcess bool
 	// New checks and allocates, and starts nothing. It takes its configuration from
 	// Env.LoadConfig, which reports bad fields. It is called anew for each Configure
 	// and for each activation after the first.

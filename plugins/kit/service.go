@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -38,7 +39,8 @@ type Service struct {
 	exit   func(code int)
 	base   context.Context // the life of the process
 
-	sockets *sockets // that the kernel keeps; nil: the plugin binds itself
+	sockets  *sockets // that the kernel keeps; nil: the plugin binds itself
+	embedded bool     // runs in the kernel's process (Embed)
 
 	decisions Decisions // of all activations
 
@@ -109,6 +111,10 @@ func (s *Service) makeRunner(req *pluginv1.ConfigureRequest) (err error) {
 		return err
 	}
 	env.Process, env.sockets, env.streams, env.Decisions = s.life, s.sockets, &s.streams, &s.decisions
+	env.fail = s.fail
+	if !s.embedded { // else the kernel has them
+		env.Metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	}
 	defer func() {
 		if r := recover(); r != nil {
 			s.log.Error("Plugin panicked while it was configured", "panic", fmt.Sprint(r), "stack", string(debug.Stack()))
@@ -119,8 +125,17 @@ func (s *Service) makeRunner(req *pluginv1.ConfigureRequest) (err error) {
 	if err != nil {
 		return toStatus(err)
 	}
+	s.env.hangUp()
 	s.env, s.runner = env, runner
 	return nil
+}
+
+// hangUp closes connections to the API that nothing uses any more: in a process of its own
+// they end with it.
+func (s *Service) hangUp() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.env.hangUp()
 }
 
 // Renew implements the contract.

@@ -204,7 +204,7 @@ func (q *fileQueue) Read(p []byte) (int, error) {
 	if n == 0 && err == nil && len(p) > 0 {
 		return 0, errKernelGone
 	}
-	return n, err
+	return max(n, 0), err // -1 when it is closed here
 }
 
 func (q *fileQueue) take(oob []byte) {

@@ -17,6 +17,7 @@ var Plugin = kit.Plugin{
 		{Verbs: []string{"list", "watch"}, APIGroups: []string{"discovery.k8s.io"}, Resources: []string{"endpointslices"}},
 	},
 	ConfigSchema: configSchema,
+	InProcess:    true,
 	New:          newRunner,
 }
 

@@ -19,6 +19,7 @@ var Plugin = kit.Plugin{
 		{APIGroups: []string{"", "events.k8s.io"}, Resources: []string{"events"}, Verbs: []string{"create", "patch", "update"}},
 	},
 	ConfigSchema: schema,
+	InProcess:    true,
 	New:          func(env *kit.Env) (kit.Runner, error) { return New(env) },
 }
 

@@ -32,15 +32,20 @@ type swapConfig struct {
 // swapRules are what it needs, but with the argument "rules".
 var swapRules = []rbacv1.PolicyRule{{Verbs: []string{"get"}, APIGroups: []string{""}, Resources: []string{"pods"}}}
 
-// swapMain is the plugin of the swap tests; how says what it is before it says who it is.
-func swapMain(name, how string) {
-	p := kit.Plugin{
+// swapPlugin is the plugin of the swap tests.
+func swapPlugin(name string) kit.Plugin {
+	return kit.Plugin{
 		Name: name, Kind: "example", Version: "1", Description: "Behaves as told.",
 		Rules: swapRules,
 		ConfigSchema: `{"type":"object","additionalProperties":false,"properties":
 			{"mode":{"type":"string"},"mark":{"type":"string"},"listen":{"type":"string"}}}`,
-		New: newSwapper,
+		InProcess: true, New: newSwapper,
 	}
+}
+
+// swapMain is its process; how says what it is before it says who it is.
+func swapMain(name, how string) {
+	p := swapPlugin(name)
 	switch how {
 	case "exit":
 		fmt.Fprintln(os.Stderr, "this will not do")
@@ -77,6 +82,9 @@ func newSwapper(env *kit.Env) (kit.Runner, error) {
 		<-make(chan int)
 	case "eat":
 		eat()
+	case "stubborn-new":
+		s.note("hanging")
+		s.told(context.Background(), "let-go")
 	}
 	return s, nil
 }
@@ -180,6 +188,10 @@ func (s *swapper) Start(ctx context.Context) error {
 	case "streams":
 		s.stream()
 		s.env.Health.SetReady()
+	case "stubborn": // ends only when a test says so
+		s.env.Health.SetReady()
+		s.told(context.Background(), "let-go")
+		return nil
 	case "stuck":
 		s.env.Health.SetReady()
 		<-make(chan int)

@@ -37272,6 +37272,13 @@ func schema_keelson_proto_api_v1alpha1_PluginNodeStatus(ref common.ReferenceCall
 							Format:      "int64",
 						},
 					},
+					"inProcess": {
+						SchemaProps: spec.SchemaProps{
+							Description: "InProcess says that it runs within the kernel's process, whose number pid is.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
 					"restarts": {
 						SchemaProps: spec.SchemaProps{
 							Description: "Restarts counts how often the process was started again.",
@@ -37824,6 +37831,13 @@ func schema_keelson_proto_api_v1alpha1_PluginStatus(ref common.ReferenceCallback
 							Description: "PID is the process, 0 when none runs.",
 							Type:        []string{"integer"},
 							Format:      "int64",
+						},
+					},
+					"inProcess": {
+						SchemaProps: spec.SchemaProps{
+							Description: "InProcess says that it runs within the kernel's process, whose number pid is.",
+							Type:        []string{"boolean"},
+							Format:      "",
 						},
 					},
 					"restarts": {

@@ -167,6 +167,9 @@ type PluginStatus struct {
 	// PID is the process, 0 when none runs.
 	// +optional
 	PID int64 `json:"pid,omitempty"`
+	// InProcess says that it runs within the kernel's process, whose number pid is.
+	// +optional
+	InProcess bool `json:"inProcess,omitempty"`
 	// Restarts counts how often the process was started again.
 	// +optional
 	Restarts int32 `json:"restarts,omitempty"`
@@ -336,6 +339,9 @@ type PluginNodeStatus struct {
 	// PID is the process, 0 when none runs.
 	// +optional
 	PID int64 `json:"pid,omitempty"`
+	// InProcess says that it runs within the kernel's process, whose number pid is.
+	// +optional
+	InProcess bool `json:"inProcess,omitempty"`
 	// Restarts counts how often the process was started again.
 	// +optional
 	Restarts int32 `json:"restarts,omitempty"`
