@@ -293,6 +293,9 @@ func (s *session) watch(ctx context.Context) error {
 			return s.hasEnded()
 		case err := <-ended:
 			ended <- err
+			if ctx.Err() != nil { // the stream ended because of it
+				return ctx.Err()
+			}
 			if s.body.endsSoon() {
 				return s.hasEnded()
 			}

@@ -233,12 +233,12 @@ func shortDir(t testing.TB) string {
 	return dir
 }
 
-// poll waits for cond, for at most 15 seconds.
+// poll waits for cond, for at most a minute.
 func poll(t testing.TB, what string, cond func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(time.Minute); !cond(); {
 		if time.Now().After(deadline) {
-			t.Fatalf("it did not come to pass within 15s: %s", what)
+			t.Fatalf("it did not come to pass within a minute: %s", what)
 		}
 		<-time.After(2 * time.Millisecond)
 	}
