@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 type keeper struct {
 	server  *Server
 	service informers.SharedInformerFactory // of the service "kubernetes", what belongs to it, and its range
+	track   informers.SharedInformerFactory // of the config map that dates the tracking of legacy tokens
 	wake    chan struct{}                   // holds one token: something has changed
 }
 
@@ -33,7 +35,9 @@ func newKeeper(s *Server) (*keeper, error) {
 		UpdateFunc: func(any, any) { k.notify() },
 		DeleteFunc: func(any) { k.notify() },
 	}
+	k.track = trackingInformers(s.client)
 	for _, i := range []cache.SharedIndexInformer{
+		k.track.Core().V1().ConfigMaps().Informer(),
 		k.service.Core().V1().Services().Informer(),
 		k.service.Core().V1().Endpoints().Informer(),
 		k.service.Discovery().V1().EndpointSlices().Informer(),
@@ -73,9 +77,11 @@ func (k *keeper) notify() {
 
 // run repairs until ctx ends. It follows bootstrap, so the objects are there.
 func (k *keeper) run(ctx context.Context) error {
-	k.service.Start(ctx.Done())
-	defer k.service.Shutdown()
-	if err := k.server.ensureFlowControl(ctx); err != nil { // readiness did not wait for it
+	for _, f := range []informers.SharedInformerFactory{k.service, k.track} {
+		f.Start(ctx.Done())
+		defer f.Shutdown()
+	}
+	if err := errors.Join(k.server.ensureFlowControl(ctx), k.server.ensureTokenTracking(ctx)); err != nil { // readiness did not wait for them
 		k.notify()
 	}
 	for {
@@ -99,6 +105,9 @@ func (k *keeper) run(ctx context.Context) error {
 		}
 		if err == nil {
 			err = k.server.ensureAuthentication(ctx)
+		}
+		if err == nil {
+			err = k.server.ensureTokenTracking(ctx)
 		}
 		if err == nil || ctx.Err() != nil {
 			continue

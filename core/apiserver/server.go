@@ -137,6 +137,7 @@ func (s *Server) assemble(lifetime context.Context) error {
 		return err
 	}
 	tokens := s.identity.tokens
+	tokens.MarkUsed = s.markTokenUsed
 	if s.rights, err = newRights(lifetime, &s.config, s.rbac, s.loopback); err != nil {
 		return err
 	}

@@ -80,8 +80,10 @@ func (t *Tokens) authenticateLegacy(ctx context.Context, token, subject string, 
 	if subject != serviceaccount.MakeUsername(c.LegacyNamespace, c.AccountName) || c.SecretName == "" {
 		return nil, false, errors.New("service account token names another subject than its service account")
 	}
-	if err := check(t, "service account", &ref{Name: c.AccountName, UID: c.AccountUID}, func(name string) (metav1.Object, error) {
-		return t.Objects.ServiceAccount(ctx, c.LegacyNamespace, name)
+	var sa *corev1.ServiceAccount
+	if err := check(t, "service account", &ref{Name: c.AccountName, UID: c.AccountUID}, func(name string) (_ metav1.Object, err error) {
+		sa, err = t.Objects.ServiceAccount(ctx, c.LegacyNamespace, name)
+		return sa, err
 	}); err != nil {
 		return nil, false, err
 	}
@@ -97,6 +99,9 @@ func (t *Tokens) authenticateLegacy(ctx context.Context, token, subject string, 
 	}
 	if secret.Type != corev1.SecretTypeServiceAccountToken || subtle.ConstantTimeCompare(secret.Data[corev1.ServiceAccountTokenKey], []byte(token)) == 0 {
 		return nil, false, fmt.Errorf("service account token has been invalidated: secret %q does not hold it any more", c.SecretName)
+	}
+	if err := t.useLegacy(ctx, subject, sa, secret); err != nil {
+		return nil, false, err
 	}
 	info := &serviceaccount.ServiceAccountInfo{Namespace: c.LegacyNamespace, Name: c.AccountName, UID: c.AccountUID}
 	return &authenticator.Response{User: info.UserInfo(), Audiences: t.APIAudiences().Intersect(wanted)}, true, nil

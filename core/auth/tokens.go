@@ -54,6 +54,9 @@ type TokenConfig struct {
 	JWKSURI string
 	// CA is what goes into secrets of type kubernetes.io/service-account-token.
 	CA []byte
+	// MarkUsed writes LabelLastUsed to such a secret when its token is used on another
+	// day than before. An error is its own to report. Default: nothing is written.
+	MarkUsed func(ctx context.Context, secret *corev1.Secret, day string)
 }
 
 // Tokens issues and authenticates service account tokens. It may be used
@@ -65,7 +68,8 @@ type Tokens struct {
 	order  []*verifier // of keys, signer first
 	now    func() time.Time
 
-	seen signatures
+	seen    signatures
+	marking sync.Map // of the UIDs of secrets that MarkUsed writes now
 }
 
 var _ authenticator.Token = (*Tokens)(nil)
