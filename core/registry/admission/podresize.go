@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/util/version"
 	"k8s.io/apiserver/pkg/admission"
 	genericinitializer "k8s.io/apiserver/pkg/admission/initializer"
@@ -40,9 +41,15 @@ func (p *podResize) Validate(ctx context.Context, a admission.Attributes, _ admi
 	if !ok {
 		return nil
 	}
+	if apiequality.Semantic.DeepEqual(pod.Spec, old.Spec) {
+		return nil
+	}
 	node, err := p.node(ctx, a, old.Spec.NodeName)
-	if err != nil || node == nil {
+	if err != nil {
 		return err
+	}
+	if node == nil {
+		return admission.NewForbidden(a, fmt.Errorf("node %q not found", old.Spec.NodeName))
 	}
 	if system, ok := node.Labels[corev1.LabelOSStable]; ok && system != "linux" {
 		return admission.NewForbidden(a, fmt.Errorf("pod resize is only supported on linux nodes, node %q is %q", node.Name, system))

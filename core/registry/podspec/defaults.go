@@ -55,7 +55,7 @@ func SetPodDefaults(pod *corev1.Pod) {
 		defaultHostPorts(spec.Containers)
 		defaultHostPorts(spec.InitContainers)
 	}
-	if spec.Resources != nil {
+	if spec.Resources != nil && len(spec.Resources.Limits) > 0 {
 		defaultPodRequests(pod)
 	}
 	// podIP is the first of its list; older writers set one only, and it counts.
@@ -149,8 +149,8 @@ func defaultRequests(r *corev1.ResourceRequirements) {
 	}
 }
 
-// defaultPodRequests takes what the containers request together for the pod's
-// requests that are not given, else the pod's limits.
+// defaultPodRequests takes what the containers request together for the requests
+// that a pod with limits does not give, else the limits.
 func defaultPodRequests(pod *corev1.Pod) {
 	r := pod.Spec.Resources
 	set := func(name corev1.ResourceName, q resource.Quantity) {

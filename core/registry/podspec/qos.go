@@ -7,9 +7,9 @@ import (
 
 // QOS is the class of a pod: Guaranteed when every container has limits equal
 // to its requests for CPU and memory, BestEffort when none has either,
-// Burstable otherwise. Resources given for the whole pod count instead.
+// Burstable otherwise. Resources of the whole pod count instead, even if empty.
 func QOS(pod *corev1.Pod) corev1.PodQOSClass {
-	if r := pod.Spec.Resources; r != nil && (hasCompute(r.Requests) || hasCompute(r.Limits)) {
+	if r := pod.Spec.Resources; r != nil {
 		return qos([]corev1.ResourceRequirements{*r})
 	}
 	all := make([]corev1.ResourceRequirements, 0, len(pod.Spec.Containers)+len(pod.Spec.InitContainers))
@@ -42,11 +42,6 @@ func qos(all []corev1.ResourceRequirements) corev1.PodQOSClass {
 		return corev1.PodQOSGuaranteed
 	}
 	return corev1.PodQOSBurstable
-}
-
-func hasCompute(list corev1.ResourceList) bool {
-	cpu, memory := quantity(list, corev1.ResourceCPU), quantity(list, corev1.ResourceMemory)
-	return !cpu.IsZero() || !memory.IsZero()
 }
 
 func quantity(list corev1.ResourceList, name corev1.ResourceName) resource.Quantity {

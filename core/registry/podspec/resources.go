@@ -232,6 +232,10 @@ func validatePodResources(spec *corev1.PodSpec, claims sets.Set[string], at *fie
 	for child, list := range map[string]corev1.ResourceList{"limits": r.Limits, "requests": r.Requests} {
 		for name, q := range list {
 			p := at.Child(child).Key(string(name))
+			if bad := validateResourceName(name, p); len(bad) > 0 {
+				errs = append(errs, bad...)
+				continue
+			}
 			if !podLevel(name) {
 				errs = append(errs, field.NotSupported(p, string(name), podLevelNames))
 				continue

@@ -168,6 +168,7 @@ func volumeWarnings(v *corev1.Volume, at *field.Path) []string {
 			list = append(list, fmt.Sprintf("%s: %s", at.Child(gone.child), gone.message))
 		}
 	}
+	list = append(list, overlapWarnings(v)...)
 	if v.Projected != nil {
 		for i := range v.Projected.Sources {
 			if len(setFields(&v.Projected.Sources[i])) == 0 {
