@@ -9,6 +9,8 @@ import (
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"keelson.dev/keelson/core/internal/same"
 )
 
 const onlyThese = "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`," +
@@ -44,6 +46,9 @@ func validatePodUpdate(p, old *corev1.Pod) field.ErrorList {
 	errs = append(errs, onlyAddedTolerations(p.Spec.Tolerations, old.Spec.Tolerations, spec.Child("tolerations"))...)
 	errs = append(errs, onlyRemovedGates(p.Spec.SchedulingGates, old.Spec.SchedulingGates, spec.Child("schedulingGates"))...)
 
+	if len(old.Spec.SchedulingGates) == 0 && same.Pointed(&p.Spec, &old.Spec) {
+		return errs
+	}
 	// What may change is made equal; the rest has to be equal.
 	munged := p.Spec.DeepCopy()
 	for i := range munged.Containers {

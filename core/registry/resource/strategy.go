@@ -7,7 +7,6 @@ import (
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
-	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -15,6 +14,8 @@ import (
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/apiserver/pkg/storage/names"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
+
+	"keelson.dev/keelson/core/internal/same"
 )
 
 // strategy is the create, update and delete strategy of a Definition.
@@ -65,7 +66,7 @@ func (s *strategy[T]) PrepareForUpdate(ctx context.Context, obj, old runtime.Obj
 	}
 	if s.def.Spec != nil {
 		o.SetGeneration(before.GetGeneration())
-		if !apiequality.Semantic.DeepEqual(s.def.Spec(o), s.def.Spec(before)) {
+		if !same.Semantic(s.def.Spec(o), s.def.Spec(before)) {
 			o.SetGeneration(before.GetGeneration() + 1)
 		}
 	}

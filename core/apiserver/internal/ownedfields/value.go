@@ -5,6 +5,8 @@ import (
 	"reflect"
 
 	"sigs.k8s.io/structured-merge-diff/v6/value"
+
+	"keelson.dev/keelson/core/internal/same"
 )
 
 // structValue is the library's value of a struct, whose map skips equal fields.
@@ -81,7 +83,7 @@ func (m *structMap) ZipUsing(a value.Allocator, other value.Map, order value.Map
 	}
 	for _, f := range value.TypeReflectEntryOf(m.at.Type()).OrderedFields() {
 		l, r := f.GetFrom(m.at), f.GetFrom(o.at)
-		if same(l, r) {
+		if same.Values(l, r) {
 			continue
 		}
 		var lv, rv value.Value

@@ -1,9 +1,12 @@
-package ownedfields
+package same
 
 import (
 	"reflect"
 	"sync"
 	"unsafe"
+
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/resource"
 )
 
 // equal tells whether what two pointers of one type point to is the same, as
@@ -12,9 +15,25 @@ type equal func(p, q unsafe.Pointer) bool
 
 var equals sync.Map // by reflect.Type: equal
 
-// same tells whether two addressable values of one type are the same.
-func same(a, b reflect.Value) bool {
+// Values tells whether two addressable values of one type are the same. It is stricter
+// than reflect.DeepEqual: it may say no where that says yes.
+func Values(a, b reflect.Value) bool {
 	return equalOf(a.Type())(a.Addr().UnsafePointer(), b.Addr().UnsafePointer())
+}
+
+// Pointed is Values of what two pointers point to.
+func Pointed[T any](a, b *T) bool {
+	return a == b || a != nil && b != nil && Values(reflect.ValueOf(a).Elem(), reflect.ValueOf(b).Elem())
+}
+
+// Semantic is apiequality.Semantic.DeepEqual, and quick where two pointers point to
+// values that are the same.
+func Semantic(a, b any) bool {
+	v, w := reflect.ValueOf(a), reflect.ValueOf(b)
+	if v.Kind() == reflect.Pointer && w.Kind() == reflect.Pointer && v.Type() == w.Type() && !v.IsNil() && !w.IsNil() && Values(v.Elem(), w.Elem()) {
+		return true
+	}
+	return apiequality.Semantic.DeepEqual(a, b)
 }
 
 // equalOf returns the comparison of a type, made when it is first asked for.
@@ -63,7 +82,10 @@ func makeEqual(t reflect.Type) equal {
 		}
 	case reflect.Map:
 		if t.Key().Kind() == reflect.String && t.Elem().Kind() == reflect.String {
-			return stringsEqual
+			return mapsEqual[string]
+		}
+		if t.Key().Kind() == reflect.String && t.Elem() == reflect.TypeFor[resource.Quantity]() {
+			return mapsEqual[resource.Quantity]
 		}
 	}
 	return func(p, q unsafe.Pointer) bool {
@@ -114,10 +136,10 @@ func sliceEqual(t reflect.Type) equal {
 	}
 }
 
-// stringsEqual compares maps of strings to strings, of whatever named types:
-// these have the same form in memory.
-func stringsEqual(p, q unsafe.Pointer) bool {
-	a, b := *(*map[string]string)(p), *(*map[string]string)(q)
+// mapsEqual compares maps of strings, of whatever named types: these have the same
+// form in memory.
+func mapsEqual[V comparable](p, q unsafe.Pointer) bool {
+	a, b := *(*map[string]V)(p), *(*map[string]V)(q)
 	if len(a) != len(b) || (a == nil) != (b == nil) {
 		return false
 	}
