@@ -1,9 +1,11 @@
 package ownedfields
 
 import (
+	"bytes"
 	"maps"
 	"reflect"
 	"slices"
+	"sync"
 
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
@@ -28,10 +30,18 @@ func (c *Converter) Created(obj runtime.Object, without []string) ([]byte, bool)
 	if t.plan.kind != planStruct || v.IsNil() {
 		return nil, false
 	}
-	w := &writer{buf: make([]byte, 0, 1024), without: without}
+	w := writers.Get().(*writer)
+	defer writers.Put(w)
+	w.buf, w.without, w.bad, w.more = w.buf[:0], without, false, false
 	w.root(t.plan, v.Elem())
-	return w.buf, !w.bad
+	if w.bad {
+		return nil, false
+	}
+	return bytes.Clone(w.buf), true
 }
+
+// writers are kept with their buffers: most sets are of a few kilobytes.
+var writers = sync.Pool{New: func() any { return &writer{buf: make([]byte, 0, 4096)} }}
 
 // stripped are the fields of metadata that belong to nobody.
 var stripped = []string{
@@ -65,16 +75,17 @@ func (w *writer) key(prefix, s string) {
 	w.more = true
 	w.buf = append(w.buf, '"')
 	w.buf = append(w.buf, prefix...)
+	done := 0
 	for i := range len(s) {
 		switch b := s[i]; {
 		case b < ' ' || b > '~':
 			w.bad = true
 		case b == '"' || b == '\\':
-			w.buf = append(w.buf, '\\', b)
-		default:
-			w.buf = append(w.buf, b)
+			w.buf = append(append(w.buf, s[done:i]...), '\\')
+			done = i
 		}
 	}
+	w.buf = append(w.buf, s[done:]...)
 	w.buf = append(w.buf, '"', ':')
 }
 
@@ -99,8 +110,8 @@ func (w *writer) root(p *plan, v reflect.Value) {
 // changed writes a field of a struct that exists, empty, in the object compared
 // with.
 func (w *writer) changed(f *field, in reflect.Value, strip []string) {
-	v := f.entry.GetFrom(in)
-	if f.entry.CanOmit(v) {
+	v, omitted := f.from(in)
+	if omitted {
 		return
 	}
 	if f.omitEmpty { // it is not there in an empty struct
@@ -172,7 +183,7 @@ func (w *writer) members(p *plan, v reflect.Value) {
 	case planStruct:
 		for i := range p.fields {
 			f := &p.fields[i]
-			if c := f.entry.GetFrom(v); !f.entry.CanOmit(c) {
+			if c, omitted := f.from(v); !omitted {
 				w.key("f:", f.name)
 				w.added(f.plan, c)
 			}

@@ -35,8 +35,44 @@ type plan struct {
 type field struct {
 	name      string
 	entry     *value.FieldCacheEntry
+	index     int // in the struct, -1 for a field of one that is embedded
 	plan      *plan
 	omitEmpty bool // it is left out of an empty struct
+}
+
+// from returns the field's value in a struct, and whether it is left out. Most are
+// zero, and are as in an empty struct then.
+func (f *field) from(in reflect.Value) (v reflect.Value, omitted bool) {
+	if f.index < 0 {
+		v = f.entry.GetFrom(in)
+	} else {
+		v = in.Field(f.index)
+	}
+	zero := false
+	switch v.Kind() {
+	case reflect.String:
+		zero = v.Len() == 0
+	case reflect.Pointer, reflect.Map, reflect.Slice:
+		zero = v.IsNil()
+	case reflect.Bool:
+		zero = !v.Bool()
+	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
+		zero = v.Int() == 0
+	}
+	if zero {
+		return v, f.omitEmpty
+	}
+	return v, f.entry.CanOmit(v)
+}
+
+// indexOf finds the field of a struct that has a name in JSON, -1 if it has none itself.
+func indexOf(t reflect.Type, name string) int {
+	for i := range t.NumField() {
+		if tag, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ","); tag == name && !t.Field(i).Anonymous {
+			return i
+		}
+	}
+	return -1
 }
 
 // key is one of the fields by which a list's items are known.
@@ -48,7 +84,12 @@ type key struct {
 
 // nothing tells whether no field of a struct is set.
 func (p *plan) nothing(v reflect.Value) bool {
-	return !slices.ContainsFunc(p.fields, func(f field) bool { return !f.entry.CanOmit(f.entry.GetFrom(v)) })
+	for i := range p.fields {
+		if _, omitted := p.fields[i].from(v); !omitted {
+			return false
+		}
+	}
+	return true
 }
 
 type planner struct {
@@ -131,7 +172,9 @@ func (b *planner) structPlan(t reflect.Type, ref smdschema.TypeRef, m *smdschema
 			of = f.Type
 		}
 		at := e.GetFrom(zero)
-		p.fields = append(p.fields, field{name: e.JsonName, entry: e, plan: b.plan(at.Type(), of), omitEmpty: e.CanOmit(at)})
+		p.fields = append(p.fields, field{
+			name: e.JsonName, entry: e, index: indexOf(t, e.JsonName), plan: b.plan(at.Type(), of), omitEmpty: e.CanOmit(at),
+		})
 	}
 	slices.SortFunc(p.fields, func(x, y field) int { return strings.Compare(x.name, y.name) })
 	return p
