@@ -94,11 +94,16 @@ func (t *gcTuner) giveBack(percent int, allocated uint64) bool {
 }
 
 // next returns the percentage after a collection that came so long after the one
-// before, with so many bytes alive.
+// before, with so many bytes alive. Who was busy stays so until memory is given back:
+// in a pause of some seconds the runtime would return most of the heap, page by page,
+// which the next burst has to get back, page fault by page fault.
 func (t *gcTuner) next(since time.Duration, live uint64) int {
 	if since*gcPercent/time.Duration(t.percent) > gcBusyInterval {
-		t.streak = 0
-		return gcPercent
+		if t.percent == gcPercent || since >= gcCalm || t.giving.Load() {
+			t.streak = 0
+			return gcPercent
+		}
+		return grown(live)
 	}
 	enough := gcBusyStreak
 	if t.started.Load() {
@@ -107,6 +112,11 @@ func (t *gcTuner) next(since time.Duration, live uint64) int {
 	if t.streak++; t.streak < enough {
 		return gcPercent
 	}
+	return grown(live)
+}
+
+// grown is the percentage of a busy server.
+func grown(live uint64) int {
 	growth := min(live*gcBusyPercent/100, live*gcPercent/100+gcBusyBytes)
 	return max(gcPercent, int(growth*100/max(live, 1)))
 }
