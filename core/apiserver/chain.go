@@ -56,7 +56,8 @@ func (s *Server) chain(h http.Handler, c *genericapiserver.Config) http.Handler 
 	h = genericapifilters.WithRequestInfo(h, c.RequestInfoResolver)
 	h = genericapifilters.WithRequestReceivedTimestamp(h)
 	h = genericfilters.WithPanicRecovery(h, c.RequestInfoResolver)
-	return genericapifilters.WithAuditInit(h)
+	h = genericapifilters.WithAuditInit(h)
+	return withOuterStack(h)
 }
 
 // stopping tells watches that the server shuts down.

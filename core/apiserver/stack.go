@@ -16,6 +16,28 @@ func withStack(h http.Handler) http.Handler {
 	})
 }
 
+// outerRoom is how much stack the goroutine of HTTP/2 gets at once, which reads the
+// request and waits for the one that answers it.
+const outerRoom = 6 << 10
+
+// withOuterStack is withStack around all filters.
+func withOuterStack(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		growOuterStack(false)
+		h.ServeHTTP(w, r)
+	})
+}
+
+// growOuterStack is growStack for outerRoom.
+//
+//go:noinline
+func growOuterStack(never bool) {
+	if never {
+		var room [outerRoom]byte
+		touch(room[:])
+	}
+}
+
 // growStack makes the goroutine's stack large enough for its own frame, which holds
 // stackRoom. Nothing is done with that: never is false.
 //
@@ -23,9 +45,9 @@ func withStack(h http.Handler) http.Handler {
 func growStack(never bool) {
 	if never {
 		var room [stackRoom]byte
-		touch(&room)
+		touch(room[:])
 	}
 }
 
 //go:noinline
-func touch(b *[stackRoom]byte) { b[0]++ }
+func touch(b []byte) { b[0]++ }
