@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 
 	pluginv1 "keelson.dev/keelson/proto/plugin/v1"
@@ -25,7 +26,17 @@ const SuiteCommand = "plugin-suite"
 type suite struct {
 	Program
 	Name string
+	// Kind whose suite is run too; empty: none.
+	Kind string
+	// mute is why no connection with the plugin could be had; empty: one can.
+	mute string
 }
+
+// The groups of tests.
+const (
+	groupContract = "Contract" // the base contract's
+	groupKind     = "Kind"     // the kind's
+)
 
 // SuiteMain runs the suite as args say, those after SuiteCommand, and ends the process.
 func SuiteMain(args []string) {
@@ -35,8 +46,11 @@ func SuiteMain(args []string) {
 		os.Exit(2)
 	}
 	os.Args = []string{os.Args[0], "-test.v", "-test.timeout=10m"}
-	testing.Main(func(string, string) (bool, error) { return true, nil },
-		[]testing.InternalTest{{Name: "Contract", F: s.run}}, nil, nil)
+	tests := []testing.InternalTest{{Name: groupContract, F: s.run}}
+	if s.Kind != "" {
+		tests = append(tests, testing.InternalTest{Name: groupKind, F: s.runKind})
+	}
+	testing.Main(func(string, string) (bool, error) { return true, nil }, tests, nil, nil)
 }
 
 func (s *suite) run(t *testing.T) {
@@ -104,17 +118,28 @@ func (b *bench) request(dir, name string, config []byte) (*pluginv1.ConfigureReq
 	}, nil
 }
 
-// runSuite runs the suite in a process of its own and tells each of its tests.
-func runSuite(ctx context.Context, p Program, name string, tell func(test, fault string)) error {
+// result is how one test of a suite went.
+type result struct {
+	group, test string
+	fault       string // empty: none
+	skipped     string // why it was not run; empty: it was
+}
+
+// runSuite runs the suites in a process of its own and tells each of their tests. That of
+// a kind that changes links or mounts has namespaces of its own for them.
+func runSuite(ctx context.Context, s suite, tell func(result)) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	arg, err := json.Marshal(suite{p, name})
+	arg, err := json.Marshal(s)
 	if err != nil {
 		return err
 	}
 	cmd := exec.CommandContext(ctx, self, SuiteCommand, string(arg))
+	if kinds[s.Kind].root {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS}
+	}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		return err
@@ -135,33 +160,42 @@ func runSuite(ctx context.Context, p Program, name string, tell func(test, fault
 	return nil
 }
 
-var verdict = regexp.MustCompile(`^    --- (PASS|FAIL): Contract/(\S+) `)
+var (
+	running = regexp.MustCompile(`^=== RUN   ((?:` + groupContract + `|` + groupKind + `)/\S+)`)
+	verdict = regexp.MustCompile(`^    --- (PASS|FAIL|SKIP): ((` + groupContract + `|` + groupKind + `)/(\S+)) `)
+)
 
-// read reads what go test prints, and tells each of the suite's tests, with what it
-// said if it failed.
-func read(out io.Reader, tell func(test, fault string)) (tests, faults int) {
+// read reads what go test prints, and tells each of the suites' tests, with what it said if
+// it failed or was not run.
+func read(out io.Reader, tell func(result)) (tests, faults int) {
 	said := map[string][]string{}
-	running := ""
+	now := ""
 	lines := bufio.NewScanner(out)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
 		line := lines.Text()
-		if name, ok := strings.CutPrefix(line, "=== RUN   Contract/"); ok {
-			running = name
+		if found := running.FindStringSubmatch(line); found != nil {
+			now = found[1]
 			continue
 		}
 		found := verdict.FindStringSubmatch(line)
 		if found == nil {
-			said[running] = append(said[running], strings.TrimSpace(where.ReplaceAllString(line, "")))
+			if strings.HasPrefix(line, "--- ") { // the verdict on a whole group
+				continue
+			}
+			said[now] = append(said[now], strings.TrimSpace(where.ReplaceAllString(line, "")))
 			continue
 		}
 		tests++
-		if found[1] == "PASS" {
-			tell(found[2], "")
-			continue
+		r := result{group: found[3], test: found[4]}
+		switch words := strings.Join(said[found[2]], "\n"); found[1] {
+		case "FAIL":
+			faults++
+			r.fault = words
+		case "SKIP":
+			r.skipped = words
 		}
-		faults++
-		tell(found[2], strings.Join(said[found[2]], "\n"))
+		tell(r)
 	}
 	return tests, faults
 }

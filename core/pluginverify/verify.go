@@ -33,6 +33,9 @@ type Program struct {
 	// Activate also runs the tests that activate the plugin, whose work may change the
 	// machine.
 	Activate bool `json:"activate,omitempty"`
+	// Examples are what a plugin of kind admission, authentication or authorization has to
+	// decide, in YAML, as the package of the kind's suite reads them (ReadExamples).
+	Examples []byte `json:"examples,omitempty"`
 }
 
 // Check is one thing that was looked at.
@@ -253,28 +256,69 @@ func (v *verification) requires() {
 	v.tell(c)
 }
 
-// contract passes the program through the suite.
+// contract passes the program through the suite of every plugin, and that of its kind.
 func (v *verification) contract(ctx context.Context) error {
-	passed, failed := 0, 0
-	err := runSuite(ctx, v.Program, v.description.GetName(), func(test, fault string) {
-		if fault == "" {
-			passed++
-			return
+	s := suite{Program: v.Program, Name: v.description.GetName()}
+	kind := v.description.GetKind()
+	k, has := kinds[kind]
+	without := ""
+	if has {
+		if without = v.without(k); without == "" {
+			s.Kind = kind
 		}
-		failed++
-		v.tell(Check{Name: "Contract", Detail: test, Fault: fault})
+	}
+	if len(v.Examples) > 0 {
+		if err := checkExamples(kind, v.Examples); err != nil {
+			return fmt.Errorf("--examples: %w", err)
+		}
+	}
+	passed, failed := map[string]int{}, map[string]int{}
+	var skipped []string
+	err := runSuite(ctx, s, func(r result) {
+		switch {
+		case r.fault != "":
+			failed[r.group]++
+			v.tell(Check{Name: r.group, Detail: r.test, Fault: r.fault})
+		case r.skipped != "":
+			skipped = append(skipped, r.test+" not run: "+r.skipped)
+		default:
+			passed[r.group]++
+		}
 	})
 	if err != nil {
 		return err
 	}
-	if failed == 0 {
-		detail := fmt.Sprintf("%d tests passed", passed)
+	if failed[groupContract] == 0 {
+		detail := fmt.Sprintf("%d tests passed", passed[groupContract])
 		if !v.Activate {
 			detail += ", those that activate it left out"
 		}
-		v.tell(Check{Name: "Contract", Detail: detail})
+		v.tell(Check{Name: groupContract, Detail: detail})
+	}
+	switch {
+	case without != "":
+		v.tell(Check{Name: groupKind, Detail: fmt.Sprintf("the tests of kind %s were not run: %s", kind, without)})
+	case has && failed[groupKind] == 0:
+		details := append([]string{fmt.Sprintf("%d tests of kind %s passed", passed[groupKind], kind)}, skipped...)
+		if k.left != "" {
+			details = append(details, "not run: "+k.left)
+		}
+		v.tell(Check{Name: groupKind, Detail: strings.Join(details, "\n")})
 	}
 	return nil
+}
+
+// without says what the suite of a kind lacks; empty: nothing.
+func (v *verification) without(k kind) string {
+	switch {
+	case !v.Activate:
+		return "they want the plugin at work (--activate)"
+	case k.examples && len(v.Examples) == 0:
+		return "they want examples of what it decides (--examples)"
+	case k.root && os.Geteuid() != 0:
+		return "they want root, to make network namespaces and mounts"
+	}
+	return ""
 }
 
 // Describe starts a program just to ask what it is.

@@ -1,14 +1,22 @@
 package author
 
 import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"google.golang.org/grpc"
+	"sigs.k8s.io/yaml"
+
 	"keelson.dev/keelson/cli/scaffold"
 	"keelson.dev/keelson/core/pluginverify"
+	"keelson.dev/keelson/proto/runtime/v1/runtimetest"
 	"keelson.dev/keelson/test/need"
 	"keelson.dev/keelson/test/written"
 )
@@ -26,15 +34,17 @@ func write(t *testing.T, o scaffold.Options) (dir string) {
 }
 
 // verify holds a program to all that keelson plugins verify looks at, at work too.
-func verify(t *testing.T, path string) {
+func verify(t *testing.T, p pluginverify.Program) (seen string) {
 	t.Helper()
-	var seen strings.Builder
-	err := pluginverify.Verify(t.Context(), pluginverify.Program{Path: path, Activate: true}, func(c pluginverify.Check) {
-		seen.WriteString(c.Name + " " + c.Detail + " " + c.Fault + "\n")
+	var all strings.Builder
+	p.Activate = true
+	err := pluginverify.Verify(t.Context(), p, func(c pluginverify.Check) {
+		all.WriteString(c.Name + " " + c.Detail + " " + c.Fault + "\n")
 	})
 	if err != nil {
-		t.Errorf("verify %s: %v\n%s", path, err, seen.String())
+		t.Errorf("verify %s: %v\n%s", p.Path, err, all.String())
 	}
+	return all.String()
 }
 
 // TestNewInGo: what is written for Go, of each kind, is a module that builds from what
@@ -52,10 +62,17 @@ func TestNewInGo(t *testing.T) {
 	}
 	for _, o := range plugins {
 		t.Run(o.Kind, func(t *testing.T) {
-			program := pluginverify.Program{Path: programs.Program(o.Name)}
+			program := pluginverify.Program{Path: programs.Program(o.Name), Config: configOf(t, programs, o), Examples: read(t, programs.File(o.Name, "examples.yaml"))}
 			d, err := pluginverify.Describe(t.Context(), program)
 			if err != nil || d.GetName() != o.Name || d.GetKind() != o.Kind {
 				t.Errorf("got %s of kind %s, %v, want %s of kind %s", d.GetName(), d.GetKind(), err, o.Name, o.Kind)
+			}
+			seen := verify(t, program)
+			if o.Kind == "network" || o.Kind == "storage" {
+				need.Root(t)
+			}
+			if kindTests := " tests of kind " + o.Kind + " passed"; strings.Contains(seen, kindTests) != (o.Kind != "watch" && o.Kind != "scheduler") {
+				t.Errorf("%q: not as it should be in\n%s", kindTests, seen)
 			}
 			tidy(t, filepath.Join(programs.Dir, o.Name), o)
 		})
@@ -65,10 +82,47 @@ func TestNewInGo(t *testing.T) {
 	}
 }
 
+// read is the content of a file; nil: there is none.
+func read(t *testing.T, path string) []byte {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
+	return text
+}
+
+// configOf is the configuration to try a plugin with: that of its folder. The runtime has a
+// runtime in memory behind it.
+func configOf(t *testing.T, programs *written.Plugins, o scaffold.Options) json.RawMessage {
+	t.Helper()
+	if o.Kind == "runtime" {
+		socket := filepath.Join(t.TempDir(), "r.sock")
+		listener, err := net.Listen("unix", socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		server, served := grpc.NewServer(), make(chan struct{})
+		runtimetest.Empty{}.Register(server)
+		go func() { defer close(served); _ = server.Serve(listener) }()
+		t.Cleanup(func() { server.Stop(); <-served })
+		return json.RawMessage(fmt.Sprintf(`{"socket":%q}`, socket))
+	}
+	text := read(t, programs.File(o.Name, "config.yaml"))
+	if text == nil {
+		return nil
+	}
+	text, err := yaml.YAMLToJSON(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
 // TestNewInNode: the same for JavaScript.
 func TestNewInNode(t *testing.T) {
 	dir := nodePlugin(t, scaffold.Options{Name: "night-watch", Kind: "watch", Lang: "node"})
-	verify(t, filepath.Join(dir, "index.js"))
+	verify(t, pluginverify.Program{Path: filepath.Join(dir, "index.js")})
 	cmd := exec.Command("node", "--test")
 	cmd.Dir = dir
 	out, err := cmd.CombinedOutput()

@@ -74,3 +74,39 @@ func TestVerifyFaults(t *testing.T) {
 		})
 	}
 }
+
+// TestVerifyKind: what a program does wrong of its kind's contract is found, and what could
+// not be looked at is said.
+func TestVerifyKind(t *testing.T) {
+	programs, err := buildDeciding()
+	if err != nil {
+		t.Fatal(err)
+	}
+	guard := programs.Program("guard")
+	text, err := os.ReadFile(programs.File("guard", "examples.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	wrong := strings.Replace(string(text), "data: {forbidden: x}", "data: {colour: x}", 1)
+	for _, c := range []struct {
+		name    string
+		program pluginverify.Program
+		fault   bool
+		want    string
+	}{
+		{"not at work", pluginverify.Program{Path: guard}, false, "Kind the tests of kind admission were not run: they want the plugin at work (--activate)"},
+		{"no examples", pluginverify.Program{Path: guard, Activate: true}, false, "they want examples of what it decides (--examples)"},
+		{"another decision than the example's", pluginverify.Program{Path: guard, Activate: true, Examples: []byte(wrong)}, true, "Kind Decisions the forbidden key: allowed: got true"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, seen, err := verify(t, c.program)
+			if errors.Is(err, pluginverify.ErrFaulty) != c.fault || !strings.Contains(seen, c.want) {
+				t.Errorf("got %v, want a fault %t and %q in\n%s", err, c.fault, c.want, seen)
+			}
+		})
+	}
+	program := pluginverify.Program{Path: guard, Activate: true, Examples: []byte("examples:\n- request: {hoook: mark}\n")}
+	if _, _, err := verify(t, program); err == nil || !strings.Contains(err.Error(), "examples[0].request: ") {
+		t.Errorf("examples with a field that is not there: got %v", err)
+	}
+}
