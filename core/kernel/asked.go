@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"keelson.dev/keelson/core/pluginhost"
 	"keelson.dev/keelson/core/review"
 	"keelson.dev/keelson/proto/api/v1alpha1"
@@ -56,15 +59,39 @@ func (s *pluginSync) tell(name string, status pluginhost.Status) {
 	}
 }
 
-// settle waits until what a plugin wants is in force, so that its status does not say Ready
-// before.
-func (s *pluginSync) settle(ctx context.Context, name string) {
+// settle waits until it is known whether what a plugin wants is in force, so that its status
+// does not say Ready before, and says why it is not.
+func (s *pluginSync) settle(ctx context.Context, name string) (fault string) {
 	if s.reviews == nil {
-		return
+		return ""
 	}
 	ctx, cancel := context.WithTimeout(ctx, settleTime)
 	defer cancel()
-	s.reviews.Settle(ctx, name)
+	return s.reviews.Settle(ctx, name)
+}
+
+// onFault is the set's OnFault: it tells the reader of events, and writes the status anew.
+func (s *pluginSync) onFault(name, fault string) {
+	if fault != "" {
+		s.events.record(name, pluginhost.Event{Warning: true, Reason: reasonNotAsked, Message: fault})
+	}
+	if status, known := s.host.Status(name); known {
+		s.onStatus(name, status)
+	}
+}
+
+// reasonNotAsked is why a plugin that runs is not Ready: what it wants is not valid.
+const reasonNotAsked = "NotAsked"
+
+// notAsked says of a plugin whose process works that the API server does not ask it.
+func notAsked(p *v1alpha1.Plugin, fault string) {
+	if fault == "" || !meta.IsStatusConditionTrue(p.Status.Conditions, conditionReady) {
+		return
+	}
+	p.Status.LastError = fault
+	meta.SetStatusCondition(&p.Status.Conditions, metav1.Condition{
+		Type: conditionReady, Status: metav1.ConditionFalse, Reason: reasonNotAsked, Message: fault, ObservedGeneration: p.Status.ObservedGeneration,
+	})
 }
 
 // retain forgets plugins that were asked before the kernel's start and are not wanted now.

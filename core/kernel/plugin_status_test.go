@@ -140,3 +140,29 @@ func TestPluginEvents(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestNotAsked: a plugin whose hooks are not valid is not Ready, and the condition says which
+// field of which hook is wrong.
+func TestNotAsked(t *testing.T) {
+	const fault = "hooks[0].rules: Required value: say what the hook is called for"
+	server := newPluginSync(slog.New(slog.DiscardHandler), "a", true, nil)
+	p := swapped()
+	for _, c := range []struct {
+		phase                pluginhost.Phase
+		fault                string
+		status               metav1.ConditionStatus
+		reason, message, err string
+	}{
+		{pluginhost.PhaseRunning, "", metav1.ConditionTrue, "Running", "", ""},
+		{pluginhost.PhaseRunning, fault, metav1.ConditionFalse, reasonNotAsked, fault, fault},
+		{pluginhost.PhaseStarting, fault, metav1.ConditionFalse, "Starting", "", ""},
+		{pluginhost.PhaseRunning, "", metav1.ConditionTrue, "Running", "", ""},
+	} {
+		server.apply(p, pluginhost.Status{Phase: c.phase})
+		notAsked(p, c.fault)
+		got := meta.FindStatusCondition(p.Status.Conditions, conditionReady)
+		if got.Status != c.status || got.Reason != c.reason || got.Message != c.message || p.Status.LastError != c.err {
+			t.Errorf("%s with fault %q: got %+v and error %q", c.phase, c.fault, got, p.Status.LastError)
+		}
+	}
+}

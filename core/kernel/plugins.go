@@ -158,8 +158,8 @@ func (s *pluginSync) report(ctx context.Context, write context.Context) {
 		s.changed = map[string]pluginhost.Status{}
 		s.mu.Unlock()
 		for _, name := range slices.Sorted(maps.Keys(changed)) {
-			s.settle(ctx, name)
-			if err := s.write(write, name, changed[name]); err != nil && !apierrors.IsNotFound(err) {
+			fault := s.settle(ctx, name)
+			if err := s.write(write, name, changed[name], fault); err != nil && !apierrors.IsNotFound(err) {
 				s.log.Warn("Status of plugin not written", "plugin", name, "err", err)
 				s.again(ctx, name, changed[name])
 			}
@@ -195,7 +195,8 @@ func (s *pluginSync) again(ctx context.Context, name string, status pluginhost.S
 	}
 }
 
-func (s *pluginSync) write(ctx context.Context, name string, status pluginhost.Status) error {
+// write writes a status; fault is what settle said.
+func (s *pluginSync) write(ctx context.Context, name string, status pluginhost.Status, fault string) error {
 	return retry.RetryOnConflict(retry.DefaultRetry, func() error {
 		p, err := s.api.Get(ctx, name)
 		if err != nil {
@@ -203,6 +204,7 @@ func (s *pluginSync) write(ctx context.Context, name string, status pluginhost.S
 		}
 		before := p.DeepCopy()
 		s.apply(p, status)
+		notAsked(p, fault)
 		if equality.Semantic.DeepEqual(&before.Status, &p.Status) {
 			return nil
 		}

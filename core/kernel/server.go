@@ -136,6 +136,7 @@ func (s *server) runPlugins(ctx context.Context, begin time.Time) error {
 		},
 	})
 	s.sync.host, s.sync.reviews, s.sync.runDir = s.host, s.api.Reviews(), s.cfg.RunDir
+	s.sync.reviews.OnFault(s.sync.onFault)
 	if err := s.prepareCluster(ctx, clientset, url); err != nil {
 		return err
 	}

@@ -46,6 +46,8 @@ type plugin struct {
 	known    bool // what it wants is known, so that it is asked
 	instance string
 	learnt   chan struct{} // closed when what the instance wants is in force; nil: it is
+	heard    chan struct{} // closed when that, or fault, is known; nil: it is
+	fault    string        // why what it wants is not in force; empty: it is, or nothing is known yet
 	hooks    []*hook
 	// denyOnFailure is written with the set's mu held, before known is.
 	denyOnFailure atomic.Bool
@@ -84,17 +86,29 @@ func (p *plugin) close() {
 		close(p.learnt)
 		p.learnt = nil
 	}
+	p.tell()
 	suspended.WithLabelValues(p.kind, p.name).Set(0)
 }
 
 // renew is for a new process: nothing of the one before it counts; the set's mu is held.
 func (p *plugin) renew(instance string) {
-	p.instance = instance
+	p.instance, p.fault = instance, ""
 	if p.learnt == nil {
 		p.learnt = make(chan struct{})
 	}
+	if p.heard == nil {
+		p.heard = make(chan struct{})
+	}
 	p.forget()
 	p.conn.ResetConnectBackoff()
+}
+
+// tell ends the wait of Settle; the set's mu is held.
+func (p *plugin) tell() {
+	if p.heard != nil {
+		close(p.heard)
+		p.heard = nil
+	}
 }
 
 // wishes asks the plugin what it wants.

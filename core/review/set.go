@@ -38,8 +38,9 @@ type Set struct {
 	end  context.CancelFunc
 	wg   sync.WaitGroup
 
-	mu      sync.Mutex // guards plugins, and writes to what follows
+	mu      sync.Mutex // guards plugins and onFault, and writes to what follows
 	plugins map[string]*plugin
+	onFault func(name, fault string)
 	// What is asked, in the order of names; nil: nothing.
 	authentication, authorization atomic.Pointer[[]*plugin]
 	mutating, validating          atomic.Pointer[[]webhook.WebhookAccessor]
@@ -151,21 +152,52 @@ func (s *Set) Down(name, why string) {
 	}
 }
 
-// Settle waits until what the plugin's process wants is in force, or ctx ends.
-func (s *Set) Settle(ctx context.Context, name string) {
-	s.mu.Lock()
-	p := s.plugins[name]
-	var learnt chan struct{}
-	if p != nil {
-		learnt = p.learnt
-	}
-	s.mu.Unlock()
-	if learnt == nil {
-		return
+// Settle waits until it is known whether what the plugin's process wants is in force, or ctx
+// ends, and says why it is not: which field of which hook is wrong. Empty: nothing is known
+// against it.
+func (s *Set) Settle(ctx context.Context, name string) (fault string) {
+	heard, fault := s.outcome(name)
+	if heard == nil {
+		return fault
 	}
 	select {
-	case <-learnt:
+	case <-heard:
 	case <-ctx.Done():
+	}
+	_, fault = s.outcome(name)
+	return fault
+}
+
+func (s *Set) outcome(name string) (heard <-chan struct{}, fault string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p := s.plugins[name]; p != nil {
+		return p.heard, p.fault
+	}
+	return nil, ""
+}
+
+// OnFault has f called when what Settle says of a plugin has changed, from goroutines that
+// Close waits for. It takes the place of the f before.
+func (s *Set) OnFault(f func(name, fault string)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.onFault = f
+}
+
+// blame notes what Settle is to say of a process.
+func (s *Set) blame(p *plugin, instance, fault string) {
+	s.mu.Lock()
+	if p.instance != instance || s.plugins[p.name] != p || p.fault == fault {
+		s.mu.Unlock()
+		return
+	}
+	p.fault = fault
+	p.tell()
+	told := s.onFault
+	s.mu.Unlock()
+	if told != nil {
+		told(p.name, fault)
 	}
 }
 
@@ -219,12 +251,14 @@ func (s *Set) learn(p *plugin, instance string, capabilities []string) {
 		if err == nil {
 			err = s.take(p, instance, r)
 			if err == nil {
+				s.blame(p, instance, "")
 				return
 			}
 		}
 		if err.Error() != said && s.life.Err() == nil {
 			said = err.Error()
 			s.log.Error("Plugin is not asked: what it wants is not known or not valid", "plugin", p.name, "kind", p.kind, "err", err)
+			s.blame(p, instance, said)
 		}
 		select {
 		case <-p.life.Done():
@@ -258,6 +292,7 @@ func (s *Set) take(p *plugin, instance string, r *record) error {
 	}
 	close(p.learnt)
 	p.learnt = nil
+	p.tell()
 	if p.kind == Authorization && s.unused.Load() {
 		s.log.Warn("Authorization plugin is not asked: --authorization-mode does not name Plugin", "plugin", p.name)
 	}

@@ -14,7 +14,7 @@
 // From the first answer to Hooks on the hooks are in force, through restarts of the plugin
 // and of the kernel, until the Plugin object is disabled or deleted; a new answer replaces
 // the one before it. An answer with a hook that is not valid is refused whole, the earlier
-// one stays, and the kernel's log says why.
+// one stays, and the Plugin object is not Ready: its condition says why.
 //
 // Of one request to the API the built-in admission plugins come first, then mutating
 // policies and webhooks, then mutating hooks: plugins in the order of their names, the
