@@ -2,7 +2,6 @@ package author
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -13,10 +12,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"keelson.dev/keelson/core/pki"
 	"keelson.dev/keelson/core/pluginhost"
 	"keelson.dev/keelson/core/pluginverify"
-	pluginv1 "keelson.dev/keelson/proto/plugin/v1"
 	"keelson.dev/keelson/test/harness"
 )
 
@@ -45,7 +42,7 @@ func newWorld(t *testing.T) *world {
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	w := &world{Server: s, run: filepath.Join(dir, "r")}
 	w.host = pluginhost.New(pluginhost.Config{
-		Log: slog.New(slog.NewTextHandler(t.Output(), nil)), DataDir: filepath.Join(dir, "d"), RunDir: w.run, Credentials: issuer{s.PKI},
+		Log: slog.New(slog.NewTextHandler(t.Output(), nil)), DataDir: filepath.Join(dir, "d"), RunDir: w.run, Credentials: harness.Issuer{Authority: s.PKI},
 		APIServer: s.Config.Host, APICA: s.PKI.CAPEM(),
 		Cluster: pluginhost.Cluster{PodCIDRs: []string{"10.244.0.0/16"}, ServiceCIDRs: []string{"10.96.0.0/12"}, Domain: "cluster.local", DNSAddress: "10.96.0.10"},
 		Node:    pluginhost.Node{Name: "node-1", Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1")}},
@@ -79,23 +76,4 @@ func (w *world) accept(ctx context.Context, d pluginhost.Description) error {
 		err = nil
 	}
 	return err
-}
-
-// issuer issues from the server's authority.
-type issuer struct{ authority *pki.Authority }
-
-func (c issuer) Client(name, _ string) (pluginhost.KeyPair, error) {
-	p, err := c.authority.ClientPair("system:plugin:"+name, []string{"system:plugins"}, 0)
-	return pluginhost.KeyPair(p), err
-}
-
-func (c issuer) Serving(name string, ips []netip.Addr, dns []string) (pluginhost.KeyPair, error) {
-	p, err := c.authority.ServerPair(name, dns, ips)
-	return pluginhost.KeyPair(p), err
-}
-
-func (c issuer) Transport(name string) (pluginhost.Transport, error) {
-	host, err := c.authority.ClientPair(pluginv1.KernelName, nil, 0)
-	own, err2 := c.authority.ServerPair(name, []string{pluginv1.TransportName(name)}, nil)
-	return pluginhost.Transport{Host: pluginhost.KeyPair(host), Plugin: pluginhost.KeyPair(own), CA: c.authority.CAPEM()}, errors.Join(err, err2)
 }

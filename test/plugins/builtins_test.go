@@ -80,7 +80,7 @@ func fullRequest(t *testing.T, creds issuer, name string) *pluginv1.ConfigureReq
 	pair := &pluginv1.KeyPair{Certificate: client.Certificate, PrivateKey: client.PrivateKey}
 	return &pluginv1.ConfigureRequest{
 		Config:  []byte(required[name]),
-		Api:     &pluginv1.API{Server: "https://127.0.0.1:1", Ca: creds.authority.CAPEM(), Client: pair},
+		Api:     &pluginv1.API{Server: "https://127.0.0.1:1", Ca: creds.Authority.CAPEM(), Client: pair},
 		Cluster: &pluginv1.Cluster{PodCidrs: []string{"10.244.0.0/16"}, ServiceCidrs: []string{"10.96.0.0/12"}, Domain: "cluster.local", DnsAddress: "10.96.0.10"},
 		Node:    &pluginv1.Node{Name: "node-1", Addresses: []string{"192.0.2.1"}, KubeletPort: 10250},
 		DataDir: t.TempDir(), RunDir: run, Listen: filepath.Join(run, "listen.sock"), Serving: pair,

@@ -129,7 +129,7 @@ func TestLife(t *testing.T) {
 	})
 	run := filepath.Join(h.dir, "r")
 	for key, want := range map[string]any{
-		"server": "https://127.0.0.1:6443", "ca": string(h.creds.authority.CAPEM()), "listen": run + "/runtime.sock", "node": "node-1",
+		"server": "https://127.0.0.1:6443", "ca": string(h.creds.Authority.CAPEM()), "listen": run + "/runtime.sock", "node": "node-1",
 		"domain": "cluster.local", "runDir": run + "/plugins/worker",
 	} {
 		if told[key] != want {

@@ -26,7 +26,7 @@ import (
 	"keelson.dev/keelson/core/pluginverify"
 	execplugin "keelson.dev/keelson/plugins/exec"
 	"keelson.dev/keelson/plugins/kit"
-	pluginv1 "keelson.dev/keelson/proto/plugin/v1"
+	testharness "keelson.dev/keelson/test/harness"
 )
 
 // TestMain makes this binary a plugin ("plugin-run NAME", "plugin-versions 1,2 NAME") or a
@@ -162,31 +162,12 @@ func (w *worker) write(name string, data []byte) error {
 	return os.WriteFile(filepath.Join(w.env.DataDir, name), data, 0o600)
 }
 
-// issuer issues from a real authority, as the kernel does.
-type issuer struct{ authority *pki.Authority }
+// issuer is what these tests' hosts have their identities from.
+type issuer = testharness.Issuer
 
 func newCredentials(dir string) (issuer, error) {
 	a, err := pki.Open(filepath.Join(dir, "pki"))
-	return issuer{a}, err
-}
-
-func (c issuer) Client(name, _ string) (pluginhost.KeyPair, error) {
-	p, err := c.authority.ClientPair("system:plugin:"+name, []string{"system:plugins"}, 0)
-	return pluginhost.KeyPair(p), err
-}
-
-func (c issuer) Serving(name string, ips []netip.Addr, dns []string) (pluginhost.KeyPair, error) {
-	p, err := c.authority.ServerPair(name, dns, ips)
-	return pluginhost.KeyPair(p), err
-}
-
-func (c issuer) Transport(name string) (pluginhost.Transport, error) {
-	host, err := c.authority.ClientPair(pluginv1.KernelName, nil, 0)
-	if err != nil {
-		return pluginhost.Transport{}, err
-	}
-	p, err := c.authority.ServerPair(name, []string{pluginv1.TransportName(name)}, nil)
-	return pluginhost.Transport{Host: pluginhost.KeyPair(host), Plugin: pluginhost.KeyPair(p), CA: c.authority.CAPEM()}, err
+	return issuer{Authority: a}, err
 }
 
 // config is a host's configuration with everything below dir. Groups are below a
@@ -194,7 +175,7 @@ func (c issuer) Transport(name string) (pluginhost.Transport, error) {
 func config(dir string, log *slog.Logger, creds pluginhost.Credentials) pluginhost.Config {
 	return pluginhost.Config{
 		Log: log, DataDir: filepath.Join(dir, "d"), RunDir: filepath.Join(dir, "r"), Credentials: creds,
-		APIServer: "https://127.0.0.1:6443", APICA: creds.(issuer).authority.CAPEM(),
+		APIServer: "https://127.0.0.1:6443", APICA: creds.(issuer).Authority.CAPEM(),
 		Cluster: pluginhost.Cluster{PodCIDRs: []string{"10.244.0.0/16"}, ServiceCIDRs: []string{"10.96.0.0/12"}, Domain: "cluster.local", DNSAddress: "10.96.0.10"},
 		Node:    pluginhost.Node{Name: "node-1", Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, KubeletPort: 10250},
 		BuiltIn: func(name string) (pluginhost.Command, bool) {

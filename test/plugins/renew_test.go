@@ -86,7 +86,7 @@ func TestRenew(t *testing.T) {
 	api.StartTLS()
 	defer api.Close()
 	_, port, _ := net.SplitHostPort(api.Listener.Addr().String())
-	creds := issuer{authority}
+	creds := issuer{Authority: authority}
 	h := start(t, func(c *pluginhost.Config) {
 		c.Credentials, c.APIServer, c.APICA, c.Now = creds, "https://localhost:"+port, authority.CAPEM(), clock
 	})
