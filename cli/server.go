@@ -13,6 +13,7 @@ import (
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"k8s.io/kubectl/pkg/util/templates"
 
+	"keelson.dev/keelson/core/apiserver"
 	"keelson.dev/keelson/core/kernel"
 )
 
@@ -70,6 +71,7 @@ func newAgentCommand(streams genericiooptions.IOStreams) *cobra.Command {
 		d             dirs
 		join, logging string
 		within        []string
+		plugins       apiserver.PluginOptions
 	)
 	cmd := &cobra.Command{
 		Use:   "agent --join FILE",
@@ -93,6 +95,9 @@ func newAgentCommand(streams genericiooptions.IOStreams) *cobra.Command {
 			if join == "" {
 				return errors.New("--join: must name the file that keelson agent create-join-file made on the server")
 			}
+			if err := plugins.Validate(); err != nil {
+				return err
+			}
 			if err := needRoot("agent"); err != nil {
 				return err
 			}
@@ -112,12 +117,13 @@ func newAgentCommand(streams genericiooptions.IOStreams) *cobra.Command {
 			defer stop()
 			return kernel.RunAgent(ctx, kernel.AgentConfig{
 				JoinFile: join, DataDir: d.Data, RunDir: d.Run, LogLevel: logging, Log: log,
-				Builtins: kernelBuiltins(), Embedded: embedded,
+				Plugins: plugins, Builtins: kernelBuiltins(), Embedded: embedded,
 				Command: func(name string) (string, []string) { return executable, []string{pluginRunCommand, name} },
 			})
 		},
 	}
 	d.addFlags(cmd.Flags())
+	plugins.AddFlags(cmd.Flags())
 	cmd.Flags().StringVar(&join, "join", "", "File made on the server by keelson agent create-join-file")
 	cmd.Flags().StringVar(&logging, "log-level", "info", "Lowest severity to log: debug, info, warn or error")
 	addInProcessFlag(cmd.Flags(), &within)

@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 
@@ -21,6 +22,12 @@ func (o *PluginOptions) addFlags(fs *pflag.FlagSet) {
 		panic(err) // the flag was made above
 	}
 }
+
+// AddFlags adds the flags to those of a node without an API server.
+func (o *PluginOptions) AddFlags(fs *pflag.FlagSet) { o.addFlags(fs) }
+
+// Validate names every fault.
+func (o *PluginOptions) Validate() error { return errors.Join(o.validate()...) }
 
 func (o *PluginOptions) validate() []error {
 	var errs []error

@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"keelson.dev/keelson/core/apiserver"
 	"keelson.dev/keelson/core/pki"
 	"keelson.dev/keelson/core/pluginhost"
 	"keelson.dev/keelson/core/version"
@@ -33,8 +34,10 @@ type AgentConfig struct {
 	JoinFile string
 	// DataDir and RunDir, as in Config.
 	DataDir, RunDir string
-	Builtins        []Builtin
-	Command         func(name string) (path string, args []string)
+	// Plugins are about programs that run as plugins, as on the server.
+	Plugins  apiserver.PluginOptions
+	Builtins []Builtin
+	Command  func(name string) (path string, args []string)
 	// Embedded, as in Config.
 	Embedded func(name string) (pluginhost.Embedded, bool)
 	LogLevel string
@@ -191,7 +194,7 @@ func RunAgent(ctx context.Context, cfg AgentConfig) error {
 		Cluster: clusterSettings(join.PodCIDRs, join.ServiceCIDRs, join.Domain, join.DNSAddress),
 		Node:    pluginhost.Node{Name: join.Node.Name, Addresses: join.Node.Addresses, KubeletPort: kubeletPort},
 		BuiltIn: builtinCommand(cfg.Builtins, cfg.Command), Embedded: cfg.Embedded, LogLevel: cfg.LogLevel, OnStatus: sync.onStatus, OnEvent: sync.onEvent,
-		PluginDirs: pluginDirs(nil, cfg.DataDir), Version: version.Git() + " " + version.Build(),
+		PluginDirs: pluginDirs(cfg.Plugins.Dirs, cfg.DataDir), Version: version.Git() + " " + version.Build(),
 		CgroupParent: CgroupParent(cfg.RunDir), Now: cfg.time.clock(),
 	})
 	sync.events = newPluginEvents(clientset.CoreV1(), join.Node.Name)
