@@ -74,6 +74,7 @@ func (s *session) launch(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	cmd = s.target.older(cmd)
 	transport, err := u.host.cfg.Credentials.Transport(u.name)
 	if err != nil {
 		return fmt.Errorf("issue the transport certificates of plugin %s: %w", u.name, err)

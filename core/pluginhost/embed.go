@@ -89,7 +89,7 @@ func (s *session) embed(ctx context.Context, run Embedded) error {
 		conn: conn, lifeline: ours, log: s.log, ended: make(chan struct{}),
 	}
 	sockets := s.unit.sockets
-	e.asking.Go(func() { sockets.serve(ours, e.instance) }) // ends with the connection, in kill
+	e.asking.Go(func() { sockets.serve(ours, e.instance, nil) }) // ends with the connection, in kill
 	go func() {                                             // ends with the plugin; the session waits for it
 		e.err = run(ctx, listener, theirs, s.log)
 		_ = listener.Close() // also where it was never served: dialling ends

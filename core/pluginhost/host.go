@@ -21,6 +21,7 @@ type Host struct {
 	cfg     Config
 	cgroups *cgroups
 	forker  *forker
+	turns   turns
 
 	mu      sync.Mutex // guards all below
 	units   map[string]*unit
@@ -40,7 +41,9 @@ func New(cfg Config) *Host {
 	if cfg.BuiltIn == nil {
 		cfg.BuiltIn = func(string) (Command, bool) { return Command{}, false }
 	}
-	return &Host{cfg: cfg, forker: newForker(), units: map[string]*unit{}}
+	h := &Host{cfg: cfg, forker: newForker(), units: map[string]*unit{}}
+	h.inherit(cfg.Inherit)
+	return h
 }
 
 // Run ends what an earlier host left over, starts the plugins and keeps them running
@@ -55,8 +58,7 @@ func (h *Host) Run(ctx context.Context) error {
 	h.cgroups = newCgroups(h.cfg.CgroupParent, h.cfg.Log)
 	h.sweep(ctx)
 
-	forkerDone := make(chan struct{})
-	go func() { defer close(forkerDone); h.forker.run() }() // ends by forker.stop, after the last plugin
+	h.forker.start() // ends by stop, after the last plugin
 	h.mu.Lock()
 	h.running = ctx
 	for _, u := range h.units {
@@ -69,8 +71,10 @@ func (h *Host) Run(ctx context.Context) error {
 	h.running = nil
 	h.mu.Unlock()
 	h.wg.Wait()
+	if errors.Is(context.Cause(ctx), ErrHandOver) {
+		return nil
+	}
 	h.forker.stop()
-	<-forkerDone
 	h.cgroups.removeParent()
 	return nil
 }

@@ -133,7 +133,7 @@ func (u *unit) newProcess(spec Spec, cmd Command, t Transport) *process {
 	full := u.name + "." + instance[:instanceDigits]
 	p := &process{
 		cmd: exec.Command(cmd.Path, cmd.Args...), forker: u.host.forker, cgroup: u.host.cgroups.of(full), limits: spec.Limits,
-		record: u.host.recordOf(full), instance: instance, done: make(chan struct{}), sockets: u.sockets,
+		record: u.host.recordOf(full), instance: instance, done: make(chan struct{}), sockets: u.sockets, transport: t,
 		handover: pluginv1.Handover{
 			Name: u.name, CA: string(t.CA),
 			Certificate: string(t.Plugin.Certificate), PrivateKey: string(t.Plugin.PrivateKey),

@@ -46,19 +46,29 @@ func writeRecord(path string, pid int, instance string) error {
 	return nil
 }
 
-// startTime reads field 22 of /proc/PID/stat; the name in field 2 may have spaces and
-// parentheses.
+// startTime is when a process started.
 func startTime(pid int) (uint64, error) {
+	start, _, err := startOf(pid)
+	return start, err
+}
+
+// startOf reads fields 22 and 4 of /proc/PID/stat, start time and parent; the name in
+// field 2 may have spaces and parentheses.
+func startOf(pid int) (start uint64, parent int, err error) {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	const after = 22 - 3 // fields after the name, from field 3 on
+	const first = 3 // the field after the name
 	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-	if len(fields) <= after {
-		return 0, fmt.Errorf("/proc/%d/stat has too few fields", pid)
+	if len(fields) <= 22-first {
+		return 0, 0, fmt.Errorf("/proc/%d/stat has too few fields", pid)
 	}
-	return strconv.ParseUint(fields[after], 10, 64)
+	if parent, err = strconv.Atoi(fields[4-first]); err != nil {
+		return 0, 0, err
+	}
+	start, err = strconv.ParseUint(fields[22-first], 10, 64)
+	return start, parent, err
 }
 
 // alive says whether the recorded process, and not another of its number, is there.
@@ -77,8 +87,12 @@ func (r record) alive() bool {
 
 // sweep ends what an earlier host left over, and removes its files.
 func (h *Host) sweep(ctx context.Context) {
+	inherited, dirs := h.inheritedFiles()
 	records, _ := filepath.Glob(filepath.Join(h.hostDir(), "*.json"))
 	for _, path := range records {
+		if slices.Contains(inherited, strings.TrimSuffix(filepath.Base(path), ".json")) {
+			continue
+		}
 		var r record
 		data, err := os.ReadFile(path)
 		if err == nil {
@@ -95,12 +109,18 @@ func (h *Host) sweep(ctx context.Context) {
 		}
 	}
 	for _, name := range h.cgroups.names() {
+		if slices.Contains(inherited, name) {
+			continue
+		}
 		g := h.cgroups.of(name)
 		g.kill()
 		g.remove()
 	}
 	sockets, _ := filepath.Glob(filepath.Join(h.hostDir(), "plugin-dir*"))
 	for _, dir := range sockets {
+		if slices.Contains(dirs, dir) {
+			continue
+		}
 		_ = os.RemoveAll(dir)
 	}
 }

@@ -39,6 +39,10 @@ type process struct {
 	record   string // path of the orphan record
 	instance string
 	handover pluginv1.Handover
+	// transport is both ends of the connection; adopted: another program started it here.
+	transport Transport
+	adopted   bool
+	asked     []byte // of a request for a socket, while nobody reads them
 
 	stdout, stderr *os.File      // reading ends; closed by release
 	lifeline       *net.UnixConn // host's end of the handover socket; its close says that the host is gone
@@ -128,13 +132,17 @@ func (p *process) introduce() error {
 		return fmt.Errorf("hand over to %s: %w", p.cmd.Path, err)
 	}
 	if p.sockets != nil {
-		p.asking.Go(func() { p.sockets.serve(p.lifeline, p.instance) }) // ends by release, or with the process
+		p.asking.Go(p.answer) // ends by release, or with the process
 	}
 	return nil
 }
 
 func (p *process) wait() {
-	p.exit = p.cmd.Wait()
+	if p.adopted {
+		p.exit = p.collect()
+	} else {
+		p.exit = p.cmd.Wait()
+	}
 	deadline := time.Now().Add(lastWords)
 	_ = p.stdout.SetReadDeadline(deadline)
 	_ = p.stderr.SetReadDeadline(deadline)

@@ -69,6 +69,8 @@ type target struct {
 	revision string
 	// good says that it has done its work at some time.
 	good bool
+	// binary, of a built-in plugin of an earlier kernel, is what it is started from.
+	binary string
 }
 
 // with puts a revision in front of the history, in place of an older entry of the same

@@ -49,6 +49,8 @@ const (
 	// sessionEnded: the process is gone and all that it left; err says why, nil that it was
 	// to end. It is the last event.
 	sessionEnded
+	// sessionAdopted: it has taken over a process that an earlier host started.
+	sessionAdopted
 )
 
 // sessionEvent is what a session tells its unit.
@@ -92,25 +94,35 @@ type session struct {
 	watchFor                  time.Duration // Spec.Watch, which may change while it is a candidate
 	streams                   int32         // that it has open for others
 	until                     time.Time     // how long it is kept for them
+
+	// of hand-overs: what an earlier host left, until it is taken up; and what is left
+	inherited *SessionState
+	adopting  bool
+	left      *SessionState
 }
 
 // live runs the plugin once: from its launch to its end. A nil error means that it was
 // asked to end and did.
 func (s *session) live(ctx context.Context) error {
-	err := s.open(ctx)
+	err := s.begin(ctx)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil
 		}
 		return err
 	}
-	s.notify(sessionEvent{session: s, kind: sessionLaunched})
-	if err = s.prepare(ctx); err == nil && s.direct {
-		err = s.activate(ctx)
-	}
-	if err == nil {
-		s.notify(sessionEvent{session: s, kind: sessionPrepared})
+	if s.inherited != nil {
+		s.notify(sessionEvent{session: s, kind: sessionAdopted})
 		err = s.watch(ctx)
+	} else if err = s.set(ctx); err == nil {
+		err = s.watch(ctx)
+	}
+	if detachedBy(ctx) {
+		if err := s.detach(); err != nil {
+			s.body.kill()
+			return err
+		}
+		return errDetach
 	}
 	outdated := errors.Is(err, errOutdated)
 	switch asked := errors.Is(context.Cause(ctx), errAsked); {
@@ -140,6 +152,27 @@ func (s *session) outlive(why error) {
 	case <-s.body.done():
 	case <-s.over:
 	}
+}
+
+// begin gives the session a process: a new one, or one that runs.
+func (s *session) begin(ctx context.Context) error {
+	if s.inherited != nil {
+		return s.reattach()
+	}
+	return s.open(ctx)
+}
+
+// set has a new process do its work, or stand by for it.
+func (s *session) set(ctx context.Context) error {
+	s.notify(sessionEvent{session: s, kind: sessionLaunched})
+	err := s.prepare(ctx)
+	if err == nil && s.direct {
+		err = s.activate(ctx)
+	}
+	if err == nil {
+		s.notify(sessionEvent{session: s, kind: sessionPrepared})
+	}
+	return err
 }
 
 // end has the session end in good order; its last event tells when it has.

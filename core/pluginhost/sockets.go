@@ -2,10 +2,12 @@ package pluginhost
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -64,22 +66,23 @@ func socketPair() (theirs *os.File, ours *net.UnixConn, err error) {
 	return theirs, conn.(*net.UnixConn), nil
 }
 
-// serve answers the requests of one process until its connection ends.
-func (s *sockets) serve(conn *net.UnixConn, instance string) {
-	lines := bufio.NewReaderSize(conn, pluginv1.MaxSocketLine)
+// serve answers the requests of one process until its connection ends. It begins with what
+// was read of one before, and returns what was read of the last.
+func (s *sockets) serve(conn *net.UnixConn, instance string, begun []byte) (rest []byte) {
+	lines := bufio.NewReaderSize(io.MultiReader(bytes.NewReader(begun), conn), pluginv1.MaxSocketLine)
 	for {
 		line, err := lines.ReadSlice('\n')
 		if errors.Is(err, bufio.ErrBufferFull) {
 			answer(conn, pluginv1.SocketAnswer{Error: fmt.Sprintf("the request is longer than %d bytes", pluginv1.MaxSocketLine)}, nil)
-			return
+			return nil
 		}
 		if err != nil {
-			return
+			return bytes.Clone(line)
 		}
 		var request pluginv1.SocketRequest
 		if err := json.Unmarshal(line, &request); err != nil {
 			answer(conn, pluginv1.SocketAnswer{Error: "decode the request: " + err.Error()}, nil)
-			return
+			return nil
 		}
 		key := socketKey{request.Network, request.Address}
 		if request.Close {

@@ -32,7 +32,7 @@ func newAsker(t *testing.T, s *sockets, instance string) *asker {
 	}
 	_ = theirs.Close()
 	done := make(chan struct{})
-	go func() { defer close(done); s.serve(ours, instance) }()
+	go func() { defer close(done); s.serve(ours, instance, nil) }()
 	t.Cleanup(func() { _ = conn.Close(); <-done; _ = ours.Close() })
 	return &asker{conn.(*net.UnixConn)}
 }

@@ -45,6 +45,13 @@ type supervisor struct {
 	settleAt time.Time // when sockets that nobody asked for are closed; zero: they are
 	starts   int       // direct starts
 	handled  wish      // of which restarts and retries have been seen to
+
+	// adopted: its processes are an earlier host's; turn: it may swap now, see turns
+	adopted, turn bool
+	// later are events that wait until all processes are taken over
+	later []sessionEvent
+	// leaveBy is when a host that hands over stops to wait for processes that are ending
+	leaveBy time.Time
 }
 
 // trial is the time after a change over.
@@ -62,7 +69,9 @@ func newSupervisor(ctx context.Context, u *unit) *supervisor {
 	v := &supervisor{unit: u, ctx: ctx, events: make(chan sessionEvent), alive: map[*session]bool{}}
 	w := u.wanted()
 	v.handled = w
-	if r := w.spec.Restore; r != nil {
+	if p := u.inherited; p != nil {
+		v.takeUp(p)
+	} else if r := w.spec.Restore; r != nil {
 		v.restore(r)
 	}
 	return v
@@ -87,7 +96,7 @@ func (v *supervisor) run() {
 		timer, stop := v.alarm()
 		select {
 		case e := <-v.events:
-			v.handle(e)
+			v.take(e)
 		case <-v.changed:
 		case <-timer:
 		case <-v.stopping():
@@ -129,6 +138,7 @@ func (v *supervisor) alarm() (<-chan time.Time, func()) {
 	for _, s := range v.lingering {
 		due(s.until)
 	}
+	due(v.leaveBy)
 	if at.IsZero() {
 		return nil, func() {}
 	}
@@ -139,6 +149,9 @@ func (v *supervisor) alarm() (<-chan time.Time, func()) {
 // step does what is to be done now. True: the unit's work is over.
 func (v *supervisor) step() bool {
 	w := v.wanted()
+	if v.handingOver() {
+		return v.handOver()
+	}
 	if v.ctx.Err() != nil || w.removed || !w.spec.Enabled {
 		return v.windDown(w)
 	}
@@ -150,8 +163,11 @@ func (v *supervisor) step() bool {
 		v.failed = ""
 	}
 	v.handled = w
-	v.decide(want)
+	if !v.holding() {
+		v.decide(want)
+	}
 	v.due()
+	v.endTurn(want)
 	v.show(want)
 	return false
 }
@@ -159,6 +175,7 @@ func (v *supervisor) step() bool {
 // windDown ends all processes. True: the unit is not to be looked after any more.
 func (v *supervisor) windDown(w wish) bool {
 	v.handled = w
+	v.giveTurn()
 	for s := range v.alive {
 		if !s.leaving {
 			s.end()
@@ -190,11 +207,23 @@ func (v *supervisor) restartNow() {
 
 // begin starts a session.
 func (v *supervisor) begin(t target, direct bool) *session {
-	ctx, cancel := context.WithCancelCause(context.WithoutCancel(v.ctx))
-	s := &session{
-		unit: v.unit, target: t, direct: direct, cancel: cancel, renewals: make(chan struct{}, 1),
+	s := v.session(t, direct)
+	v.launch(s)
+	return s
+}
+
+// session prepares one.
+func (v *supervisor) session(t target, direct bool) *session {
+	return &session{
+		unit: v.unit, target: t, direct: direct, renewals: make(chan struct{}, 1),
 		notify: func(e sessionEvent) { v.events <- e }, over: v.ctx.Done(), begun: time.Now(), since: time.Now(), watchFor: t.spec.Watch,
 	}
+}
+
+// launch starts a session's goroutine.
+func (v *supervisor) launch(s *session) {
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(v.ctx))
+	s.cancel = cancel
 	v.alive[s] = true
 	v.mu.Lock()
 	v.unit.live = append(v.unit.live, s)
@@ -204,7 +233,6 @@ func (v *supervisor) begin(t target, direct bool) *session {
 		cancel(nil)
 		s.notify(sessionEvent{session: s, kind: sessionEnded, err: err})
 	}()
-	return s
 }
 
 // start starts the current revision as the active one.
@@ -248,6 +276,8 @@ func (v *supervisor) handle(e sessionEvent) {
 		}
 	case sessionHangs:
 		v.hangs(s, e.err)
+	case sessionAdopted:
+		v.adoptedNow(s)
 	case sessionEnded:
 		v.ended(s, e.err)
 	}
@@ -349,6 +379,10 @@ func (v *supervisor) ended(s *session, err error) {
 		}
 	}
 	v.mu.Unlock()
+	if errIsDetached(err) {
+		s.detached()
+		return
+	}
 	switch s {
 	case v.candidate:
 		v.candidate = nil

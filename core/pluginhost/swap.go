@@ -15,7 +15,7 @@ func (v *supervisor) decide(want target) {
 		v.current = &want
 		return
 	case want.revision == v.current.revision:
-		want.good = v.current.good
+		want.good, want.binary = v.current.good, v.current.binary
 		v.current = &want // what is no part of the revision may have changed
 		v.drop()
 		v.failed = ""
@@ -31,6 +31,9 @@ func (v *supervisor) decide(want target) {
 		return
 	case v.candidate != nil && v.candidate.target.revision == want.revision:
 		v.candidate.watchFor = want.spec.Watch
+		return
+	}
+	if !v.takeTurn(want) {
 		return
 	}
 	v.failed = ""

@@ -109,6 +109,11 @@ type Config struct {
 	PluginDirs []string
 	// Version of the host's binary, part of the revision of built-in plugins.
 	Version string
+	// Inherit is what the host before left running; nil: nothing.
+	Inherit *State
+	// BinaryBefore is the binary from which built-in plugins of the version before are
+	// started again; empty: there is none.
+	BinaryBefore string
 	// Periods are how long the host waits; zero ones have defaults.
 	Periods Periods
 	// CgroupParent is below which the plugins' cgroups are; "/keelson/plugins" by

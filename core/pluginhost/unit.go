@@ -33,6 +33,13 @@ type unit struct {
 	changed  chan struct{} // holds one token when any of those may have changed
 	status   Status
 	live     []*session // whose goroutine runs
+	ensured  bool       // Ensure was called, by whom or for whom ever
+
+	// inherited is what an earlier host left, of state; both are nil for a unit that Ensure
+	// made. left is what this one leaves; Host.mu guards it.
+	inherited *PluginState
+	state     *State
+	left      *PluginState
 
 	granting sync.Mutex          // guards granted, and the order of Accept
 	granted  []rbacv1.PolicyRule // that Accept was told last
@@ -50,7 +57,7 @@ func newUnit(h *Host, spec Spec) *unit {
 func (u *unit) want(spec Spec) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.spec, u.removed = spec, false
+	u.spec, u.removed, u.ensured = spec, false, true
 	u.kick()
 }
 

@@ -49,6 +49,8 @@ func TestMain(m *testing.M) {
 				os.Exit(1)
 			}
 			os.Exit(0)
+		case upgradeCommand:
+			os.Exit(upgradeMain(os.Args[2]))
 		case "host":
 			os.Exit(hostMain(os.Args[2]))
 		}
