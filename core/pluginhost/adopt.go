@@ -45,6 +45,34 @@ func (h *Host) Retain(names []string) {
 	}
 }
 
+// Inherited are the plugins that the host before left, sorted.
+func (h *Host) Inherited() []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var names []string
+	for name, u := range h.units {
+		if u.inherited != nil {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// Pending are those of them that are still being taken over, or swapped to the new version
+// of the binary, or wait for their turn or for Ensure.
+func (h *Host) Pending() map[string]bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	out := map[string]bool{}
+	for name, u := range h.units {
+		if u.inherited != nil && !u.rested.Load() {
+			out[name] = true
+		}
+	}
+	return out
+}
+
 // inheritedFiles are what the sweep must not touch: records and groups by name, and the
 // folders of sockets.
 func (h *Host) inheritedFiles() (names, dirs []string) {

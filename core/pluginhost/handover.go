@@ -50,7 +50,7 @@ type PluginState struct {
 	Standby *SessionState `json:"standby,omitempty"`
 	// Lingering were replaced, and serve the streams that they have open.
 	Lingering []*SessionState `json:"lingering,omitempty"`
-	Trial   *TrialState   `json:"trial,omitempty"`
+	Trial     *TrialState     `json:"trial,omitempty"`
 
 	Failed        string              `json:"failed,omitempty"`
 	FailedOutcome Outcome             `json:"failedOutcome,omitempty"`

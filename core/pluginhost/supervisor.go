@@ -176,6 +176,7 @@ func (v *supervisor) step() bool {
 func (v *supervisor) windDown(w wish) bool {
 	v.handled = w
 	v.giveTurn()
+	v.rested.Store(true)
 	for s := range v.alive {
 		if !s.leaving {
 			s.end()
@@ -370,7 +371,9 @@ func (v *supervisor) reported(s *session) {
 // ended takes leave of a session.
 func (v *supervisor) ended(s *session, err error) {
 	delete(v.alive, s)
-	v.lingering = without(v.lingering, s)
+	if !errIsDetached(err) {
+		v.lingering = without(v.lingering, s)
+	}
 	v.mu.Lock()
 	for i, l := range v.unit.live {
 		if l == s {

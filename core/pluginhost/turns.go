@@ -52,8 +52,9 @@ func (v *supervisor) takeTurn(want target) bool {
 // endTurn gives the turn back when the swap has come to its end.
 func (v *supervisor) endTurn(want target) {
 	ended := v.current.revision == want.revision && (v.trial == nil || v.trial.ready || !v.trial.strict) || v.failed == want.revision
-	if v.turn && ended && v.candidate == nil && v.next == nil {
+	if v.adopted && ended && v.candidate == nil && v.next == nil && !v.holding() {
 		v.adopted = false
+		v.rested.Store(true)
 		v.giveTurn()
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -40,6 +41,7 @@ type unit struct {
 	inherited *PluginState
 	state     *State
 	left      *PluginState
+	rested    atomic.Bool // what was inherited has become what is wanted, or was refused
 
 	granting sync.Mutex          // guards granted, and the order of Accept
 	granted  []rbacv1.PolicyRule // that Accept was told last
