@@ -12,6 +12,7 @@ import (
 	"k8s.io/component-base/cli"
 	cmdutil "k8s.io/kubectl/pkg/cmd/util"
 
+	"keelson.dev/keelson/core/kernel"
 	"keelson.dev/keelson/core/pluginverify"
 	"keelson.dev/keelson/core/version"
 	"keelson.dev/keelson/plugins/kit"
@@ -30,6 +31,11 @@ func main() {
 	// keelson plugins verify executes the binary again for the suite of the contract.
 	if len(os.Args) > 1 && os.Args[1] == pluginverify.SuiteCommand {
 		pluginverify.SuiteMain(os.Args[2:])
+		return
+	}
+	// A kernel asks the binary that is to take its place.
+	if len(os.Args) > 1 && os.Args[1] == kernel.UpgradeCheckCommand {
+		fail(upgradeCheck(os.Stdout, os.Args[2:]))
 		return
 	}
 	streams := genericiooptions.IOStreams{In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr}

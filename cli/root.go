@@ -46,7 +46,7 @@ func newRoot(streams genericiooptions.IOStreams) *cobra.Command {
 
 	cluster := []*cobra.Command{
 		newUpCommand(streams), newDownCommand(streams), newUninstallCommand(streams),
-		newServerCommand(streams), newAgentCommand(streams),
+		newServerCommand(streams), newAgentCommand(streams), newUpgradeCommand(streams),
 		newBackupCommand(streams, opts.ConfigFlags), newRestoreCommand(streams, opts.ConfigFlags), newDatastoreCommand(streams), newStoreCommand(streams),
 	}
 	node := []*cobra.Command{newPluginsCommand(streams, opts.ConfigFlags), newImageCommand(streams), newEncryptionCommand(streams)}

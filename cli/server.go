@@ -44,7 +44,10 @@ func newServerCommand(streams genericiooptions.IOStreams) *cobra.Command {
 			}
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
 			defer stop()
-			return kernel.RunServer(ctx, cfg)
+			return runKernel(func(u *kernel.Upgrade) error {
+				cfg.Upgrade = u
+				return kernel.RunServer(ctx, cfg)
+			})
 		},
 	}
 	flags.addFlags(cmd.Flags())
@@ -115,10 +118,12 @@ func newAgentCommand(streams genericiooptions.IOStreams) *cobra.Command {
 			}
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
 			defer stop()
-			return kernel.RunAgent(ctx, kernel.AgentConfig{
-				JoinFile: join, DataDir: d.Data, RunDir: d.Run, LogLevel: logging, Log: log,
-				Plugins: plugins, Builtins: kernelBuiltins(), Embedded: embedded,
-				Command: func(name string) (string, []string) { return executable, []string{pluginRunCommand, name} },
+			return runKernel(func(u *kernel.Upgrade) error {
+				return kernel.RunAgent(ctx, kernel.AgentConfig{
+					JoinFile: join, DataDir: d.Data, RunDir: d.Run, LogLevel: logging, Log: log, Upgrade: u,
+					Plugins: plugins, Builtins: kernelBuiltins(), Embedded: embedded,
+					Command: func(name string) (string, []string) { return executable, []string{pluginRunCommand, name} },
+				})
 			})
 		},
 	}

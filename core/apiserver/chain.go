@@ -48,6 +48,7 @@ func (s *Server) chain(h http.Handler, c *genericapiserver.Config) http.Handler 
 		h = genericfilters.WithHSTS(h, c.HSTSDirectives)
 	}
 	h = genericfilters.WithRetryAfter(h, c.ShutdownInitiatedNotify())
+	h = s.withComeAgain(h, c.ShutdownInitiatedNotify())
 	h = genericfilters.WithHTTPLogging(h)
 	h = genericapifilters.WithLatencyTrackers(h)
 	if c.FeatureGate.Enabled(genericfeatures.APIServingWithRoutine) {

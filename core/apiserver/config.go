@@ -25,6 +25,8 @@ type Config struct {
 	// Listen is the address and port to serve on. Default 0.0.0.0:6443. Port 0
 	// lets the system choose one.
 	Listen string
+	// Listener, if there is one, is served on in place of opening Listen.
+	Listener net.Listener
 	// AdvertiseAddress is where others, pods above all, reach this server.
 	// Default: the address of Listen, or if that is unspecified or a loopback
 	// address, that of the interface with the default route.

@@ -37,7 +37,7 @@ const (
 // Server is the API server of one Keelson server.
 type Server struct {
 	config   Config
-	listener net.Listener
+	listener *gate
 	generic  *genericapiserver.GenericAPIServer // of our own kinds
 
 	aggregator *aggregator.APIAggregator            // before generic: it has the handler chain and the port
@@ -74,11 +74,15 @@ func New(c Config) (*Server, error) {
 	if err := c.validate(); err != nil {
 		return nil, fmt.Errorf("API server: %w", err)
 	}
-	ln, err := listen(context.Background(), c.Listen) // binding does not wait
-	if err != nil {
-		return nil, err
+	ln := c.Listener
+	if ln == nil {
+		var err error
+		if ln, err = listen(context.Background(), c.Listen); err != nil { // binding does not wait
+			return nil, err
+		}
 	}
-	s := &Server{config: c, listener: ln, rbac: auth.NewRBAC(), storage: &storageOptions{db: c.DB, all: map[string]storage.Interface{}},
+	var err error
+	s := &Server{config: c, listener: newGate(ln), rbac: auth.NewRBAC(), storage: &storageOptions{db: c.DB, all: map[string]storage.Interface{}},
 		services: &serviceResolver{}, ready: make(chan struct{})}
 	if s.config.reviews, err = review.New(c.Log, c.ReviewDir); err != nil {
 		ln.Close()

@@ -43,6 +43,9 @@ type AgentConfig struct {
 	LogLevel string
 	Log      *slog.Logger
 
+	// Upgrade, as in Config.
+	Upgrade *Upgrade
+
 	time timeline // of tests
 }
 
@@ -164,11 +167,16 @@ func RunAgent(ctx context.Context, cfg AgentConfig) error {
 	if err := makeDirs(cfg.DataDir, cfg.RunDir); err != nil {
 		return err
 	}
-	lock, err := acquire(cfg.RunDir)
+	r, err := newReplacer(cfg.Log, cfg.DataDir, cfg.RunDir, cfg.Upgrade)
 	if err != nil {
 		return err
 	}
-	defer lock.release()
+	cfg.Command = r.command(cfg.Command)
+	return r.run(ctx, func(ctx context.Context) error { return runAgent(ctx, cfg, join, r) })
+}
+
+// runAgent runs an agent until ctx ends.
+func runAgent(ctx context.Context, cfg AgentConfig, join *joinFile, r *replacer) error {
 	// The connection between host and plugins never leaves the machine: a CA of its
 	// own vouches for it.
 	local, err := pki.Open(filepath.Join(cfg.DataDir, "pki"), pki.WithClock(cfg.time.clock()))
@@ -195,7 +203,7 @@ func RunAgent(ctx context.Context, cfg AgentConfig) error {
 		Node:    pluginhost.Node{Name: join.Node.Name, Addresses: join.Node.Addresses, KubeletPort: kubeletPort},
 		BuiltIn: builtinCommand(cfg.Builtins, cfg.Command), Embedded: cfg.Embedded, LogLevel: cfg.LogLevel, OnStatus: sync.onStatus, OnEvent: sync.onEvent,
 		PluginDirs: pluginDirs(cfg.Plugins.Dirs, cfg.DataDir), Version: version.Git() + " " + version.Build(),
-		CgroupParent: CgroupParent(cfg.RunDir), Now: cfg.time.clock(),
+		CgroupParent: CgroupParent(cfg.RunDir), Now: cfg.time.clock(), Inherit: r.left, BinaryBefore: r.before,
 	})
 	sync.events = newPluginEvents(clientset.CoreV1(), join.Node.Name)
 	defer sync.events.stop()
@@ -209,7 +217,8 @@ func RunAgent(ctx context.Context, cfg AgentConfig) error {
 		return err == nil
 	}
 	cfg.Log.Info("Agent runs", "version", version.Git(), "build", version.Build(), "server", join.Server, "node", join.Node.Name)
-	return runHost(ctx, sync.host, sync, func(ctx context.Context) {
+	r.ready()
+	err = runHost(ctx, sync.host, sync, func(ctx context.Context) { r.finish(ctx, sync.host) }, func(ctx context.Context) {
 		cfg.time.each(ctx, func() {
 			if err := own.renew(ctx, clientset); err != nil && ctx.Err() == nil {
 				cfg.Log.Error("Certificates of this node are not renewed", "err", err)
@@ -217,6 +226,8 @@ func RunAgent(ctx context.Context, cfg AgentConfig) error {
 			sync.host.Renew()
 		})
 	})
+	r.hand(sync.host, err)
+	return err
 }
 
 // askVersion is discovery's ServerVersion, but for the context.

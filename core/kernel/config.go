@@ -55,6 +55,8 @@ type Config struct {
 	// LogLevel is handed to plugins.
 	LogLevel string
 	Log      *slog.Logger
+	// Upgrade lets the server be replaced by another binary while it runs; nil: it cannot be.
+	Upgrade *Upgrade
 	// API is what the operator chose about the API server.
 	API *apiserver.Options
 

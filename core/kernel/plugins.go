@@ -104,7 +104,7 @@ func (s *pluginSync) follow(ctx context.Context) {
 	if s.before != nil && !s.before(ctx) {
 		return
 	}
-	_, informer := cache.NewInformerWithOptions(cache.InformerOptions{
+	store, informer := cache.NewInformerWithOptions(cache.InformerOptions{
 		ListerWatcher: s.api.ListWatch(),
 		ObjectType:    &v1alpha1.Plugin{},
 		Handler: cache.ResourceEventHandlerFuncs{
@@ -118,6 +118,15 @@ func (s *pluginSync) follow(ctx context.Context) {
 			},
 		},
 	})
+	var retaining sync.WaitGroup
+	defer retaining.Wait()
+	if len(s.host.Inherited()) > 0 {
+		retaining.Go(func() { // what was deleted while the kernel was replaced
+			if cache.WaitForCacheSync(ctx.Done(), informer.HasSynced) {
+				s.host.Retain(store.ListKeys())
+			}
+		})
+	}
 	informer.RunWithContext(ctx)
 }
 

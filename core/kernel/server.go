@@ -29,14 +29,14 @@ import (
 
 // server is a running kernel with an API.
 type server struct {
-	cfg  Config
-	pki  *pki.Authority
-	api  *apiserver.Server
-	host *pluginhost.Host
-	sync *pluginSync
-	// notifySocket is where systemd waits for READY=1; empty where it does not.
-	notifySocket string
-	admin        *pki.Leaf
+	cfg   Config
+	pki   *pki.Authority
+	api   *apiserver.Server
+	host  *pluginhost.Host
+	sync  *pluginSync
+	admin *pki.Leaf
+	// replacer has what outlives the server, such as where systemd waits for READY=1.
+	*replacer
 }
 
 // notifySocketEnv names systemd's socket, sd_notify(3).
@@ -44,17 +44,22 @@ const notifySocketEnv = "NOTIFY_SOCKET"
 
 // RunServer runs a server until ctx ends, or until a part of it fails.
 func RunServer(ctx context.Context, cfg Config) error {
-	begin := time.Now()
 	tuneGC()
 	defer logLibraries(cfg.Log)()
 	if err := makeDirs(cfg.DataDir, cfg.RunDir); err != nil {
 		return err
 	}
-	lock, err := acquire(cfg.RunDir)
+	r, err := newReplacer(cfg.Log, cfg.DataDir, cfg.RunDir, cfg.Upgrade)
 	if err != nil {
 		return err
 	}
-	defer lock.release()
+	cfg.Command = r.command(cfg.Command)
+	return r.run(ctx, func(ctx context.Context) error { return runServer(ctx, cfg, r) })
+}
+
+// runServer runs a server until ctx ends.
+func runServer(ctx context.Context, cfg Config, r *replacer) error {
+	begin := time.Now()
 	if aside, err := backup.Finish(cfg.DataDir); err != nil {
 		return err
 	} else if aside != "" {
@@ -68,19 +73,21 @@ func RunServer(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	s := &server{cfg: cfg, pki: authority, sync: newPluginSync(cfg.Log, cfg.Node.Name, true, cfg.Builtins)}
-	// The generic API server would tell systemd that it is ready before the cluster is.
-	s.notifySocket = os.Getenv(notifySocketEnv)
-	if err := os.Unsetenv(notifySocketEnv); err != nil {
+	s := &server{cfg: cfg, pki: authority, sync: newPluginSync(cfg.Log, cfg.Node.Name, true, cfg.Builtins), replacer: r}
+	port, err := r.listen()
+	if err != nil {
 		return errors.Join(err, db.Close())
 	}
 	s.api, err = apiserver.New(apiserver.Config{
-		Listen: cfg.Listen.String(), AdvertiseAddress: cfg.Node.Addresses[0], PKI: authority, DB: db, Log: cfg.Log,
+		Listen: cfg.Listen.String(), Listener: port, AdvertiseAddress: cfg.Node.Addresses[0], PKI: authority, DB: db, Log: cfg.Log,
 		ServiceCIDRs: cfg.ServiceCIDRs, NodePorts: apiserver.PortRange{Min: cfg.NodePorts.Min, Max: cfg.NodePorts.Max},
 		Domain: cfg.Domain, Plugins: operator{s}, Options: cfg.API,
 		EncryptionDir: filepath.Join(cfg.DataDir, EncryptionDir), ReviewDir: filepath.Join(cfg.DataDir, "review"),
 		BackupFiles: func() ([]*backup.File, error) { return backup.Files(cfg.DataDir) },
 	})
+	if err == nil {
+		err = r.keep(s.api)
+	}
 	if err == nil {
 		err = s.run(ctx, begin)
 	}
@@ -109,6 +116,9 @@ func (s *server) run(ctx context.Context, begin time.Time) error {
 		return <-apiDone
 	}
 	err := s.runPlugins(ctx, begin)
+	if s.hand(s.host, err) {
+		s.api.Replace()
+	}
 	stopAPI()
 	return errors.Join(err, <-apiDone)
 }
@@ -130,7 +140,7 @@ func (s *server) runPlugins(ctx context.Context, begin time.Time) error {
 		Node:    pluginhost.Node{Name: s.cfg.Node.Name, Addresses: s.cfg.Node.Addresses, KubeletPort: kubeletPort},
 		BuiltIn: builtinCommand(s.cfg.Builtins, s.cfg.Command), Embedded: s.cfg.Embedded, LogLevel: s.cfg.LogLevel, OnStatus: s.sync.onStatus, OnEvent: s.sync.onEvent,
 		PluginDirs: pluginDirs(s.cfg.API.Plugins.Dirs, s.cfg.DataDir), Version: version.Git() + " " + version.Build(),
-		CgroupParent: CgroupParent(s.cfg.RunDir), Now: s.cfg.time.clock(),
+		CgroupParent: CgroupParent(s.cfg.RunDir), Now: s.cfg.time.clock(), Inherit: s.left, BinaryBefore: s.before,
 		Accept: func(ctx context.Context, d pluginhost.Description) error {
 			return auth.EnsurePluginRole(ctx, clientset, d.Name, d.Rules)
 		},
@@ -143,10 +153,15 @@ func (s *server) runPlugins(ctx context.Context, begin time.Time) error {
 	s.cfg.Log.Info("Kernel is ready", "version", version.Git(), "build", version.Build(), "api", url,
 		"node", s.cfg.Node.Name, "after", time.Since(begin).Round(time.Millisecond))
 	s.notify(daemon.SdNotifyReady)
-	defer s.notify(daemon.SdNotifyStopping)
+	s.ready()
+	defer func() {
+		if !errors.Is(context.Cause(ctx), pluginhost.ErrHandOver) {
+			s.notify(daemon.SdNotifyStopping)
+		}
+	}()
 	signer := &signer{log: s.cfg.Log, client: clientset, pki: s.pki, now: s.cfg.time.clock(), plugins: nodePlugins(s.cfg.Builtins),
 		services: s.cfg.ServiceCIDRs}
-	return runHost(ctx, s.host, s.sync, signer.run, func(ctx context.Context) {
+	return runHost(ctx, s.host, s.sync, signer.run, func(ctx context.Context) { s.finish(ctx, s.host) }, func(ctx context.Context) {
 		s.cfg.time.each(ctx, func() { s.renew(ctx, url, signer) })
 	})
 }

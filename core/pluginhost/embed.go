@@ -90,7 +90,7 @@ func (s *session) embed(ctx context.Context, run Embedded) error {
 	}
 	sockets := s.unit.sockets
 	e.asking.Go(func() { sockets.serve(ours, e.instance, nil) }) // ends with the connection, in kill
-	go func() {                                             // ends with the plugin; the session waits for it
+	go func() {                                                  // ends with the plugin; the session waits for it
 		e.err = run(ctx, listener, theirs, s.log)
 		_ = listener.Close() // also where it was never served: dialling ends
 		close(e.ended)

@@ -9,6 +9,9 @@ import (
 	"keelson.dev/keelson/core/internal/wire"
 )
 
+// Format is the form of the records in Badger. A store of another form is not opened.
+const Format = 1
+
 // Prefixes of the keys in Badger.
 const (
 	recordPrefix = 'r' // r + revision: what happened at that revision
@@ -17,7 +20,7 @@ const (
 )
 
 const (
-	formatVersion = 1
+	formatVersion = Format
 	// pieceBytes splits large values, so that none reaches Badger's value threshold (1 MiB): everything stays in the
 	// LSM tree, the value log stays empty and has no garbage to collect.
 	pieceBytes = 512 << 10
