@@ -208,6 +208,10 @@ func (st *State) Close() {
 // The files are inherited under the numbers that they have here. It returns only if that
 // cannot be.
 func (st *State) Exec(path string, args, env []string, files ...*os.File) error {
+	if st.forker == nil { // no host has taken it yet
+		st.forker = newForker()
+		st.forker.start()
+	}
 	return st.forker.do(func() error {
 		syscall.ForkLock.Lock() // what another thread starts must not inherit them
 		defer syscall.ForkLock.Unlock()
