@@ -12,5 +12,8 @@
 // An agent is told by a join file who it is; it follows the same Plugin objects
 // and runs those of node scope.
 //
+// Either can be replaced by another binary while its plugins run on (Upgrade, and
+// docs/swap.md).
+//
 // RunServer and RunAgent block until ctx ends and all that they began has ended.
 package kernel

@@ -15,6 +15,12 @@
 // bad. A candidate that is no good before that is refused, and changes nothing.
 // docs/swap.md has the whole of it, supervisor.go and swap.go the code.
 //
+// # Hand-overs
+//
+// A host whose context ends with ErrHandOver leaves its processes running, and a State, from
+// which the next host takes them over: in this process, or in the program that State.Exec
+// puts in its place. handover.go has the one half, adopt.go the other.
+//
 // # Restarts
 //
 // A plugin that ends, hangs (no report for 30 seconds) or says FAILED is started again:

@@ -38,6 +38,7 @@ func TestCluster(t *testing.T) {
 		{"DeletePod", c.testDeletePod},
 		{"KillContainer", c.testKillContainer},
 		{"SwapPlugins", c.testSwapPlugins},
+		{"Upgrade", c.testUpgrade},
 		{"KillPlugins", c.testKillPlugins},
 		{"KillKernel", c.testKillKernel},
 		{"WrongInput", c.testWrongInput},

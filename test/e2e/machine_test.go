@@ -114,7 +114,7 @@ func (m *machine) command(name string, args ...string) *exec.Cmd {
 		switch args[0] {
 		case "up", "down", "uninstall", "server", "agent", "restore":
 			args = append(args, "--data-dir="+m.data, "--run-dir="+m.run)
-		case "image":
+		case "image", "upgrade":
 			args = append(args, "--run-dir="+m.run)
 		}
 	}
