@@ -60,7 +60,7 @@ func (c *cluster) testUpgrade(t *testing.T) {
 
 	build := c.build(t)
 	next := build[:len(build)-1] + "~"
-	if build == "unknown" { // too common a word to be replaced in a binary: an upgrade to itself
+	if build == "unknown" || len(build) < 7 { // it may be in the binary for other reasons: an upgrade to itself
 		next = build
 	}
 	other := write("next", bytes.ReplaceAll(binary, []byte(build), []byte(next)), 0o755)
