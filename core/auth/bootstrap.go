@@ -230,7 +230,11 @@ func (c *bindingClient) Update(in reconciliation.RoleBinding) (reconciliation.Ro
 // EnsurePluginRole gives the user system:plugin:NAME just the rules given, by a
 // ClusterRole and a ClusterRoleBinding of the same name. It may be repeated.
 func EnsurePluginRole(ctx context.Context, client kubernetes.Interface, name string, rules []rbacv1.PolicyRule) error {
-	full := "system:plugin:" + name
+	return ensureUserRole(ctx, client, "system:plugin:"+name, rules)
+}
+
+// ensureUserRole gives the user of a name just the rules given.
+func ensureUserRole(ctx context.Context, client kubernetes.Interface, full string, rules []rbacv1.PolicyRule) error {
 	err := retry.RetryOnConflict(retry.DefaultBackoff, func() error { return ensurePluginRole(ctx, client, full, rules) })
 	if err != nil {
 		return fmt.Errorf("ensure cluster role %s: %w", full, err)

@@ -11,7 +11,8 @@ import (
 )
 
 // Chain asks authorizers in order; the first that allows or denies decides.
-// Members of system:masters may do everything, whatever the authorizers say. The
+// Members of system:masters may do everything, whatever the authorizers say, and shadows
+// of plugins nothing but read. The
 // list may be replaced while it is used.
 type Chain struct {
 	list atomic.Pointer[[]authorizer.Authorizer]
@@ -36,6 +37,11 @@ func (c *Chain) Set(list ...authorizer.Authorizer) { c.list.Store(&list) }
 func (c *Chain) Authorize(ctx context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
 	if superuser(a.GetUser()) {
 		return authorizer.DecisionAllow, "", nil
+	}
+	if shadow(a.GetUser()) {
+		if refused, reason := refuseShadow(a); refused {
+			return authorizer.DecisionDeny, reason, nil
+		}
 	}
 	var reasons []string
 	var errs []error

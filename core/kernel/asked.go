@@ -38,6 +38,7 @@ func (s *pluginSync) unwanted(name string) {
 
 // tell tells the API server what became of a plugin's process.
 func (s *pluginSync) tell(name string, status pluginhost.Status) {
+	s.tellShadow(name, status)
 	if s.reviews == nil || status.Description != nil && !review.Asked(status.Description.Kind) {
 		return
 	}

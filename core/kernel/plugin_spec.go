@@ -20,6 +20,7 @@ func hostSpec(p *v1alpha1.Plugin) pluginhost.Spec {
 	})
 	spec.Enabled = p.Spec.Enabled == nil || *p.Spec.Enabled
 	spec.Generation = p.Generation
+	spec.Shadow = hostShadow(p.Spec.Shadow)
 	if s := p.Spec.Swap; s != nil {
 		spec.Restart = s.Restart
 		if s.WatchSeconds != nil {

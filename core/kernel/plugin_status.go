@@ -52,6 +52,7 @@ func (s *pluginSync) apply(p *v1alpha1.Plugin, status pluginhost.Status) {
 	if status.Revision != "" {
 		st.Revision = status.Revision
 	}
+	st.Shadow = apiShadow(status.Shadow)
 	if status.History != nil {
 		st.History = apiHistory(status.History)
 	}
@@ -100,6 +101,7 @@ func setConditions(p *v1alpha1.Plugin, status pluginhost.Status) {
 	case status.Description != nil:
 		set(conditionAccepted, true, "Accepted", "")
 	}
+	setShadowCondition(p, status.Shadow)
 	if status.Progress != "" {
 		reason := "Current"
 		if notSwapped(status) {

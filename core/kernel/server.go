@@ -144,6 +144,7 @@ func (s *server) runPlugins(ctx context.Context, begin time.Time) error {
 		Accept: func(ctx context.Context, d pluginhost.Description) error {
 			return auth.EnsurePluginRole(ctx, clientset, d.Name, d.Rules)
 		},
+		Shadows: s.shadows(clientset),
 	})
 	s.sync.host, s.sync.reviews, s.sync.runDir = s.host, s.api.Reviews(), s.cfg.RunDir
 	s.sync.reviews.OnFault(s.sync.onFault)
@@ -262,11 +263,6 @@ func (o operator) SwapAgain(_ context.Context, name string) error {
 		return apierrors.NewConflict(v1alpha1.Resource("plugins"), name, err)
 	}
 	return notFound(name, err)
-}
-
-// Comparison is where a shadow decides otherwise.
-func (o operator) Comparison(_ context.Context, name string) (*v1alpha1.PluginComparison, error) {
-	return nil, apierrors.NewNotFound(v1alpha1.Resource("plugins/comparison"), name)
 }
 
 func notFound(name string, err error) error {

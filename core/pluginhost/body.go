@@ -44,7 +44,7 @@ type body interface {
 
 // open starts the plugin and connects to it. On an error nothing is left.
 func (s *session) open(ctx context.Context) error {
-	for _, dir := range []string{s.unit.host.runDir(s.unit.name), s.unit.host.dataDir(s.unit.name)} {
+	for _, dir := range []string{s.unit.host.runDir(s.unit.folder), s.unit.host.dataDir(s.unit.folder)} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("make the folders of plugin %s: %w", s.unit.name, err)
 		}

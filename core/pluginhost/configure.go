@@ -58,13 +58,13 @@ func (u *unit) configuration(spec Spec, d Description) (*pluginv1.ConfigureReque
 			Domain: cfg.Cluster.Domain, DnsAddress: cfg.Cluster.DNSAddress,
 		},
 		Node:    &pluginv1.Node{Name: cfg.Node.Name, KubeletPort: cfg.Node.KubeletPort},
-		DataDir: u.host.dataDir(u.name), RunDir: u.host.runDir(u.name), LogLevel: cfg.LogLevel,
+		DataDir: u.host.dataDir(u.folder), RunDir: u.host.runDir(u.folder), LogLevel: cfg.LogLevel,
 		Endpoints: map[string]string{},
 	}
 	for _, a := range cfg.Node.Addresses {
 		req.Node.Addresses = append(req.Node.Addresses, a.String())
 	}
-	req.Listen = Socket(cfg.RunDir, d.Kind, u.name)
+	req.Listen = Socket(cfg.RunDir, d.Kind, u.folder)
 	for _, kind := range d.Requires {
 		if !slices.Contains(socketKinds, kind) {
 			return nil, final(fmt.Errorf("describe: requires %q, which is no kind with a socket (%s)", kind, strings.Join(socketKinds, ", ")))

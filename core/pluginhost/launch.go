@@ -130,7 +130,7 @@ func checkProgram(path, sum string) error {
 // newProcess prepares the process; nothing is started.
 func (u *unit) newProcess(spec Spec, cmd Command, t Transport) *process {
 	instance := strings.ToLower(rand.Text())
-	full := u.name + "." + instance[:instanceDigits]
+	full := u.folder + "." + instance[:instanceDigits]
 	p := &process{
 		cmd: exec.Command(cmd.Path, cmd.Args...), forker: u.host.forker, cgroup: u.host.cgroups.of(full), limits: spec.Limits,
 		record: u.host.recordOf(full), instance: instance, done: make(chan struct{}), sockets: u.sockets, transport: t,
@@ -148,7 +148,7 @@ func (u *unit) newProcess(spec Spec, cmd Command, t Transport) *process {
 		}
 	}
 	p.cmd.Env = append(p.cmd.Env, u.host.cfg.Env...)
-	p.cmd.Dir = u.host.runDir(u.name)
+	p.cmd.Dir = u.host.runDir(u.folder)
 	return p
 }
 

@@ -21,7 +21,11 @@ type issued struct{ client, serving *pluginv1.KeyPair }
 // issue makes the credentials of a plugin.
 func (u *unit) issue(d Description) (issued, error) {
 	cfg := &u.host.cfg
-	client, err := cfg.Credentials.Client(u.name, d.Kind)
+	issue := func() (KeyPair, error) { return cfg.Credentials.Client(u.name, d.Kind) }
+	if u.shades {
+		issue = func() (KeyPair, error) { return cfg.Shadows.Client(u.name) }
+	}
+	client, err := issue()
 	if err != nil {
 		return issued{}, fmt.Errorf("issue the client certificate of plugin %s: %w", u.name, err)
 	}

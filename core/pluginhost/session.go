@@ -193,6 +193,11 @@ func (s *session) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if s.unit.shades {
+		if err := s.asShadow(&d); err != nil {
+			return err
+		}
+	}
 	s.description = d
 	if d.Name != spec.Name {
 		return final(fmt.Errorf("metadata.name: the program is plugin %q, not %q", d.Name, spec.Name))

@@ -168,6 +168,7 @@ func (v *supervisor) step() bool {
 	}
 	v.due()
 	v.endTurn(want)
+	v.tend(w.spec)
 	v.show(want)
 	return false
 }
@@ -184,7 +185,8 @@ func (v *supervisor) windDown(w wish) bool {
 	}
 	v.active, v.candidate, v.standby, v.lingering, v.trial, v.next = nil, nil, nil, nil, nil, nil
 	v.settleAt = time.Time{}
-	if len(v.alive) > 0 {
+	gone := v.dismiss()
+	if len(v.alive) > 0 || !gone {
 		return false
 	}
 	v.sockets.keepFor()
@@ -194,7 +196,11 @@ func (v *supervisor) windDown(w wish) bool {
 	}
 	v.current, v.failed, v.stuck, v.retryAt = nil, "", false, time.Time{}
 	v.backoff.reset()
-	return w.removed && v.host.forget(v.unit)
+	over := w.removed && v.host.forget(v.unit)
+	if over {
+		v.endShadow()
+	}
+	return over
 }
 
 // restartNow ends the active process, or does not wait for its next start.

@@ -116,6 +116,8 @@ type Config struct {
 	BinaryBefore string
 	// Periods are how long the host waits; zero ones have defaults.
 	Periods Periods
+	// Shadows is what shadows need; nil: none are run.
+	Shadows *Shadows
 	// CgroupParent is below which the plugins' cgroups are; "/keelson/plugins" by
 	// default, "none" for no cgroups.
 	CgroupParent string
@@ -198,6 +200,8 @@ type Spec struct {
 	Watch time.Duration
 	// Restart ends the old process before the new one is started.
 	Restart bool
+	// Shadow decides beside the active one; nil: none does. It is no part of the revision.
+	Shadow *ShadowSpec
 	// Generation of the object, for the history.
 	Generation int64
 	// Restore is what an earlier host left; it is read when a plugin is ensured first.
@@ -323,6 +327,9 @@ const (
 	EventKilling     = "Killing"
 	EventLimitNotSet = "LimitNotSet"
 	EventHanging     = "Hanging"
+
+	EventShadowStarted = "ShadowStarted"
+	EventShadowFailed  = "ShadowFailed"
 )
 
 // Status is how a plugin is.
@@ -360,4 +367,6 @@ type Status struct {
 	NotAccepted string
 	// History is never nil after the first start.
 	History *History
+	// Shadow is the process that decides beside the active one.
+	Shadow ShadowStatus
 }

@@ -25,6 +25,10 @@ type unit struct {
 	slog *slog.Logger
 	// sockets outlive the processes.
 	sockets *sockets
+	// folder is the name of its folders, records and cgroups; shades says that its processes
+	// are those of a shadow.
+	folder string
+	shades bool
 
 	mu       sync.Mutex // guards all below
 	spec     Spec
@@ -42,6 +46,7 @@ type unit struct {
 	state     *State
 	left      *PluginState
 	rested    atomic.Bool // what was inherited has become what is wanted, or was refused
+	shadow   *shadow    // nil: there was none yet
 
 	granting sync.Mutex          // guards granted, and the order of Accept
 	granted  []rbacv1.PolicyRule // that Accept was told last
@@ -50,7 +55,7 @@ type unit struct {
 func newUnit(h *Host, spec Spec) *unit {
 	log := h.cfg.Log.With("plugin", spec.Name)
 	return &unit{
-		host: h, name: spec.Name, spec: spec, changed: make(chan struct{}, 1),
+		host: h, name: spec.Name, folder: spec.Name, spec: spec, changed: make(chan struct{}, 1),
 		log: newLogFile(h.logDir(), spec.Name), slog: log, sockets: newSockets(log),
 		status: Status{Phase: PhaseStopped},
 	}
@@ -149,6 +154,9 @@ func (u *unit) event(warning bool, reason, format string, args ...any) {
 
 // renew has the sessions look at their credentials.
 func (u *unit) renew() {
+	if k := u.getShadow(); k != nil {
+		k.own.renew()
+	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for _, s := range u.live {
@@ -162,6 +170,12 @@ func (u *unit) renew() {
 // grant has the rules of a session accepted, together with those of the others that run:
 // both need their rights until one has ended.
 func (u *unit) grant(ctx context.Context, s *session) error {
+	if u.shades {
+		if accept := u.host.cfg.Shadows.Accept; accept != nil {
+			return accept(ctx, s.description)
+		}
+		return nil
+	}
 	if u.host.cfg.Accept == nil {
 		return nil
 	}

@@ -244,6 +244,7 @@ func (h *hook) ask(ctx context.Context, v *admission.VersionedAttributes, at *ge
 		return nil, apierrors.NewInternalError(fmt.Errorf("ask admission plugin %q: %w", h.plugin.name, err))
 	}
 	begin := time.Now()
+	decided := h.offer(request)
 	var answer *admissionv1.ReviewResponse
 	err = h.plugin.call(ctx, h.timeout, func(ctx context.Context) (err error) {
 		answer, err = admissionv1.NewAdmissionServiceClient(h.plugin.conn).Review(ctx, request)
@@ -252,6 +253,7 @@ func (h *hook) ask(ctx context.Context, v *admission.VersionedAttributes, at *ge
 	if err == nil && !h.mutating && len(answer.GetPatch()) > 0 {
 		err = fmt.Errorf("a validating hook answered with a patch")
 	}
+	decided(answer, err)
 	if err != nil {
 		h.plugin.observe(begin, outcomeFailed)
 		return nil, h.failed(v, err)

@@ -35,6 +35,7 @@ type hook struct {
 	effects  admissionv1.SideEffects
 	// accessor has what it matches, in the form of a webhook.
 	accessor webhook.WebhookAccessor
+	wish     *admissionv1.Hook // as the plugin told it
 }
 
 // newHooks checks all hooks of a plugin. The error names every fault.
@@ -63,7 +64,7 @@ func newHooks(p *plugin, list []*admissionv1.Hook) ([]*hook, error) {
 
 func newHook(p *plugin, h *admissionv1.Hook, at *field.Path) (*hook, field.ErrorList) {
 	made := &hook{
-		plugin: p, name: h.GetName(), effects: h.GetSideEffects(), timeout: defaultTimeout,
+		plugin: p, name: h.GetName(), wish: h, effects: h.GetSideEffects(), timeout: defaultTimeout,
 		mutating: h.GetPhase() == admissionv1.Phase_PHASE_MUTATING, ignore: h.GetFailurePolicy() == admissionv1.FailurePolicy_FAILURE_POLICY_IGNORE,
 	}
 	var faults field.ErrorList

@@ -41,6 +41,7 @@ type plugin struct {
 	failing atomic.Pointer[string] // why it is not waited for; nil: it is
 	answers atomic.Pointer[answers]
 	batch   batcher
+	shadow  atomic.Pointer[shadow] // that is asked beside it; nil: there is none
 
 	// Guarded by the set's mu.
 	known    bool // what it wants is known, so that it is asked

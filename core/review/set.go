@@ -152,29 +152,40 @@ func (s *Set) Down(name, why string) {
 	}
 }
 
-// Settle waits until it is known whether what the plugin's process wants is in force, or ctx
-// ends, and says why it is not: which field of which hook is wrong. Empty: nothing is known
-// against it.
+// Settle waits until it is known whether what the plugin's process wants is in force, and
+// its shadow is asked, or ctx ends. It says why what is wanted is not in force: which field
+// of which hook is wrong. Empty: nothing is known against it.
 func (s *Set) Settle(ctx context.Context, name string) (fault string) {
-	heard, fault := s.outcome(name)
-	if heard == nil {
-		return fault
+	heard, shadow := s.pending(name)
+	if heard != nil {
+		select {
+		case <-heard:
+		case <-ctx.Done():
+		}
 	}
-	select {
-	case <-heard:
-	case <-ctx.Done():
+	if shadow != nil {
+		select {
+		case <-shadow.learnt:
+		case <-shadow.life.Done():
+		case <-ctx.Done():
+		}
 	}
-	_, fault = s.outcome(name)
-	return fault
-}
-
-func (s *Set) outcome(name string) (heard <-chan struct{}, fault string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if p := s.plugins[name]; p != nil {
-		return p.heard, p.fault
+		fault = p.fault
 	}
-	return nil, ""
+	return fault
+}
+
+// pending is what Settle has to wait for; nil: for nothing.
+func (s *Set) pending(name string) (heard <-chan struct{}, sh *shadow) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p := s.plugins[name]; p != nil {
+		return p.heard, p.shadow.Load()
+	}
+	return nil, nil
 }
 
 // OnFault has f called when what Settle says of a plugin has changed, from goroutines that

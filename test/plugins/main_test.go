@@ -43,6 +43,8 @@ func TestMain(m *testing.M) {
 			kit.Main(builtIn(os.Args[2]))
 		case "plugin-swap":
 			swapMain(os.Args[2], append(os.Args[3:], "")[0])
+		case "plugin-decide":
+			deciderMain(os.Args[2], append(os.Args[3:], "")[0])
 		case "plugin-versions":
 			if err := versionsMain(os.Args[2], os.Args[3]); err != nil {
 				fmt.Fprintln(os.Stderr, err)

@@ -2,8 +2,10 @@ package keelson
 
 import (
 	"encoding/json"
+	"fmt"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -16,6 +18,9 @@ import (
 )
 
 var checksum = regexp.MustCompile(`^[0-9a-f]{64}$`)
+
+// decidingKinds are the kinds of which there may be a shadow.
+var decidingKinds = []string{"admission", "scheduler"}
 
 // What limits have to be, at least: with less no program starts.
 const (
@@ -80,6 +85,10 @@ func validate(p *keelsonv1alpha1.Plugin) field.ErrorList {
 	}
 	if s := p.Spec.Shadow; s != nil {
 		errs = append(errs, validateProgram(s.Source, s.Args, s.Config, spec.Child("shadow"))...)
+		if len(apivalidation.NameIsDNSLabel(p.Spec.Kind, false)) == 0 && !slices.Contains(decidingKinds, p.Spec.Kind) {
+			errs = append(errs, field.Forbidden(spec.Child("shadow"), fmt.Sprintf("a plugin of kind %q decides nothing that could be compared: only those of the kinds %s may have a shadow",
+				p.Spec.Kind, strings.Join(decidingKinds, " and "))))
+		}
 	}
 	return errs
 }

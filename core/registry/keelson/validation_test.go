@@ -16,7 +16,7 @@ import (
 // byPath is a valid plugin of a file.
 func byPath() *keelsonv1alpha1.Plugin {
 	p := &keelsonv1alpha1.Plugin{Spec: keelsonv1alpha1.PluginSpec{
-		Kind:      "dns",
+		Kind:      "scheduler",
 		Source:    keelsonv1alpha1.PluginSource{Path: "/var/lib/keelson/plugins.d/x", SHA256: strings.Repeat("0a", 32)},
 		Args:      []string{"-v"},
 		Config:    &runtime.RawExtension{Raw: []byte(`{"a":1}`)},
@@ -77,6 +77,8 @@ func TestValidate(t *testing.T) {
 		{"watch too long", func(p *keelsonv1alpha1.Plugin) { p.Spec.Swap.WatchSeconds = new(int32(86401)) }, []string{"spec.swap.watchSeconds: Invalid value: 86401: must be between 0 and 86400, inclusive"}},
 		{"watch negative", func(p *keelsonv1alpha1.Plugin) { p.Spec.Swap.WatchSeconds = new(int32(-1)) }, []string{"spec.swap.watchSeconds: Invalid value: -1"}},
 		{"no watch", func(p *keelsonv1alpha1.Plugin) { p.Spec.Swap.WatchSeconds = new(int32(0)) }, nil},
+		{"shadow of a kind that does not decide", func(p *keelsonv1alpha1.Plugin) { p.Spec.Kind = "dns" },
+			[]string{`spec.shadow: Forbidden: a plugin of kind "dns" decides nothing that could be compared: only those of the kinds admission and scheduler may have a shadow`}},
 		{"bad shadow", func(p *keelsonv1alpha1.Plugin) {
 			*p.Spec.Shadow = keelsonv1alpha1.PluginShadow{Source: keelsonv1alpha1.PluginSource{Path: "/x"}, Args: []string{"\x00"}, Config: &runtime.RawExtension{Raw: []byte(`"x"`)}}
 		}, []string{"spec.shadow.source.sha256: Required value", "spec.shadow.args[0]: Invalid value", "spec.shadow.config: Invalid value"}},
