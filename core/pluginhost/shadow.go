@@ -109,7 +109,7 @@ func (v *supervisor) tend(spec Spec) {
 		v.mu.Lock()
 		v.shadow = k
 		v.mu.Unlock()
-		v.host.wg.Go(k.run) // ends with the host, or by dismiss
+		v.host.wg.Go(k.run) // ends with the host, or by endShadow
 	}
 	k.wanted(t)
 	k.attend(v)
@@ -125,8 +125,8 @@ func (v *supervisor) showShadow(k *shadow) {
 	v.update(func(s *Status) { s.Shadow = st })
 }
 
-// dismiss ends the shadow. True: nothing is left of it.
-func (v *supervisor) dismiss() bool {
+// dismissShadow ends the shadow. True: nothing is left of it.
+func (v *supervisor) dismissShadow() bool {
 	k := v.getShadow()
 	if k == nil {
 		return true

@@ -185,7 +185,7 @@ func (v *supervisor) windDown(w wish) bool {
 	}
 	v.active, v.candidate, v.standby, v.lingering, v.trial, v.next = nil, nil, nil, nil, nil, nil
 	v.settleAt = time.Time{}
-	gone := v.dismiss()
+	gone := v.dismissShadow()
 	if len(v.alive) > 0 || !gone {
 		return false
 	}
