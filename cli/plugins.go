@@ -32,7 +32,7 @@ that can be replaced while the cluster runs (docs/plugins.md, docs/plugins/).`,
 	}
 	cmd.AddCommand(
 		p.list(), p.inspect(), p.history(), p.logs(), p.compare(), // look
-		p.enable(true), p.enable(false), p.accept(), p.swap(), p.rollback(), p.restart(), // change
+		p.enable(true), p.enable(false), p.accept(), p.swap(), p.shadow(), p.rollback(), p.restart(), // change
 		newPluginsVerify(streams), newPluginsNew(streams), p.dev(), // write
 	)
 	return cmd

@@ -231,8 +231,13 @@ func (p *pluginsCommand) compare() *cobra.Command {
 		Use:   "compare NAME",
 		Short: "Show where a plugin's shadow decides differently",
 		Long: `Show where the program of spec.shadow decides differently from the active one. The
-shadow runs beside it and has no effect (docs/plugins/operating.md).`,
-		Example: `  keelson plugins compare scheduler`,
+shadow runs beside it and has no effect (docs/plugins/operating.md). The last 1,000
+decisions that differ are kept; what only one of both has decided on within a minute is
+counted.`,
+		Example: `  keelson plugins compare scheduler
+
+  # All that is known of each
+  keelson plugins compare scheduler -o json`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			plugins, err := p.client()
 			if err != nil {
@@ -253,8 +258,11 @@ shadow runs beside it and has no effect (docs/plugins/operating.md).`,
 }
 
 func printComparison(out io.Writer, c *v1alpha1.PluginComparison) error {
-	fmt.Fprintf(out, "Active %s and shadow %s, for %s: %d the same, %d different, %d of the active one only, %d of the shadow only\n",
-		orNone(c.Active), orNone(c.Shadow), age(c.Since), c.Same, c.Different, c.ActiveOnly, c.ShadowOnly)
+	fmt.Fprintf(out, "Active %s and shadow %s, for %s: %d the same, %d different, %d of the active one only, %d of the shadow only, %d dropped\n",
+		orNone(c.Active), orNone(c.Shadow), age(c.Since), c.Same, c.Different, c.ActiveOnly, c.ShadowOnly, c.Dropped)
+	if c.Message != "" {
+		fmt.Fprintf(out, "Note: %s\n", c.Message)
+	}
 	if len(c.Differences) == 0 {
 		return nil
 	}
@@ -266,7 +274,15 @@ func printComparison(out io.Writer, c *v1alpha1.PluginComparison) error {
 		if subject == "" {
 			subject = d.Key
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", age(d.Time), subject, orNone(d.Active), orNone(d.Shadow))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", age(d.Time), subject, withReason(d.Active, d.ActiveReason), withReason(d.Shadow, d.ShadowReason))
 	}
 	return w.Flush()
+}
+
+// withReason is a decision with its reason.
+func withReason(decision, reason string) string {
+	if reason == "" {
+		return orNone(decision)
+	}
+	return orNone(decision) + " (" + reason + ")"
 }

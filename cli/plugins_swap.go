@@ -29,6 +29,7 @@ type swapOptions struct {
 	waitOptions
 	path, config, dir      string
 	builtIn, again, accept bool
+	shadow                 bool
 	args                   []string
 	watch                  time.Duration
 }
@@ -58,6 +59,9 @@ time, the old one comes back by itself. --wait waits for that too.`,
   # Back to what came with Keelson
   keelson plugins swap scheduler --built-in
 
+  # What decides beside it as its shadow
+  keelson plugins swap scheduler --shadow --accept
+
   # Try once more what was refused or rolled back
   keelson plugins swap scheduler --again`,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -71,12 +75,16 @@ time, the old one comes back by itself. --wait waits for that too.`,
 	f.StringVar(&o.config, "config", "", "File with the new configuration, in YAML or JSON; - for none")
 	f.StringArrayVar(&o.args, "arg", nil, "Argument for the program (repeatable; replaces the earlier ones)")
 	f.BoolVar(&o.again, "again", false, "Try the revision of the spec again that was refused or rolled back")
+	f.BoolVar(&o.shadow, "shadow", false, "Put the plugin's shadow in its place")
 	f.BoolVar(&o.accept, "accept", false, "Accept the rights that the program asks for")
 	f.DurationVar(&o.watch, "watch", 0, "How long the old one stays to come back (as it was; 30s at first)")
 	f.StringVar(&o.dir, "plugin-dir", defaultPluginDir, "The server's plugin folder")
 	cmd.MarkFlagsMutuallyExclusive("path", "built-in")
 	cmd.MarkFlagsMutuallyExclusive("again", "path")
 	cmd.MarkFlagsMutuallyExclusive("again", "built-in")
+	for _, other := range []string{"path", "built-in", "again", "config", "arg"} {
+		cmd.MarkFlagsMutuallyExclusive("shadow", other)
+	}
 	o.addFlags(cmd)
 	return cmd
 }
@@ -86,8 +94,8 @@ func (p *pluginsCommand) doSwap(ctx context.Context, name string, o swapOptions)
 	if err != nil {
 		return err
 	}
-	if o.path == "" && !o.builtIn && o.config == "" && !o.argsGiven && !o.again && !o.watchGiven {
-		return errors.New("say what to swap in: --path FILE, --built-in, --config FILE, --arg ARG or --again")
+	if o.path == "" && !o.builtIn && o.config == "" && !o.argsGiven && !o.again && !o.watchGiven && !o.shadow {
+		return errors.New("say what to swap in: --path FILE, --built-in, --config FILE, --arg ARG, --shadow or --again")
 	}
 	if o.again {
 		if err := plugins.Swap(ctx, name, &v1alpha1.PluginSwap{ObjectMeta: metav1.ObjectMeta{Name: name}, Again: true}); err != nil {
@@ -100,6 +108,12 @@ func (p *pluginsCommand) doSwap(ctx context.Context, name string, o swapOptions)
 		return p.outcome(ctx, plugins, now, true, o.waitOptions)
 	}
 	edit, kind, err := p.swapEdit(ctx, name, o)
+	if err == nil && o.shadow {
+		own := edit
+		var promote func(*v1alpha1.Plugin) error
+		promote, err = p.promoteEdit(ctx, plugins, name, o.accept)
+		edit = func(obj *v1alpha1.Plugin) error { return errors.Join(own(obj), promote(obj)) }
+	}
 	if err != nil {
 		return err
 	}

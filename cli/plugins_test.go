@@ -67,8 +67,8 @@ func (f *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		f.react(p)
 		answer(w, http.StatusCreated, &metav1.Status{Status: "Success"})
 	case sub == "comparison":
-		answer(w, http.StatusOK, &v1alpha1.PluginComparison{Active: "aaa", Shadow: "bbb", Same: 7, Different: 1,
-			Differences: []v1alpha1.PluginDifference{{Key: "uid", Subject: "default/web", Active: "node-1", Shadow: "node-2"}}})
+		answer(w, http.StatusOK, &v1alpha1.PluginComparison{Active: "aaa", Shadow: "bbb", Same: 7, Different: 1, Dropped: 3, Message: "one eye is shut",
+			Differences: []v1alpha1.PluginDifference{{Key: "uid", Subject: "default/web", Active: "node-1", Shadow: "unschedulable", ShadowReason: "no room"}}})
 	case sub == "log":
 		_, _ = w.Write([]byte("the last line\n"))
 	case r.Method == http.MethodPut || r.Method == http.MethodPost:
@@ -159,7 +159,7 @@ func TestPluginsLook(t *testing.T) {
 		{"history scheduler -o wide", []string{"/p/old"}},
 		{"inspect scheduler", []string{"Revision:", "bbbbbbbbbb", "Conditions:", "Progressing", "Complete", "Spec:", "path: /p/new", "accepted: none", "History:", "the last line"}},
 		{"inspect scheduler -o yaml", []string{"kind: Plugin", "revision: bbbbbbbbbb"}},
-		{"compare scheduler", []string{"7 the same, 1 different", "default/web", "node-1", "node-2"}},
+		{"compare scheduler", []string{"7 the same, 1 different", "3 dropped", "Note: one eye is shut", "default/web", "node-1", "unschedulable (no room)"}},
 		{"logs scheduler --tail=1", []string{"the last line"}},
 	} {
 		t.Run(c.line, func(t *testing.T) {

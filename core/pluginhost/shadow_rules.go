@@ -21,9 +21,9 @@ func tells(kind string) bool { return kind == "scheduler" }
 // readingVerbs are those that change nothing.
 var readingVerbs = []string{"get", "list", "watch"}
 
-// reading is what of a plugin's rules reads. A shadow has these and no others: not even
+// Reading is what of a plugin's rules reads. A shadow has these and no others: not even
 // what only asks (the creation of a TokenReview or SubjectAccessReview).
-func reading(rules []rbacv1.PolicyRule) []rbacv1.PolicyRule {
+func Reading(rules []rbacv1.PolicyRule) []rbacv1.PolicyRule {
 	var out []rbacv1.PolicyRule
 	for _, r := range rules {
 		allowed := readingVerbs
@@ -57,7 +57,7 @@ func (s *session) asShadow(d *Description) error {
 	case len(d.Requires) > 0:
 		return final(errors.New("spec.shadow: the program requires the sockets of other kinds (" + strings.Join(d.Requires, ", ") + "): by them it would have an effect"))
 	}
-	d.Rules = reading(d.Rules)
+	d.Rules = Reading(d.Rules)
 	return nil
 }
 
