@@ -50,7 +50,8 @@ func (s *session) open(ctx context.Context) error {
 		}
 	}
 	s.started, s.log = time.Now(), s.unit.log.writer()
-	if run := s.unit.host.embeds(s.target.spec); run != nil {
+	// A shadow is a process always: what ails it is not to be the kernel's.
+	if run := s.unit.host.embeds(s.target.spec); run != nil && !s.unit.shades {
 		return s.embed(ctx, run)
 	}
 	return s.launch(ctx)
