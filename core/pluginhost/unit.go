@@ -46,7 +46,7 @@ type unit struct {
 	state     *State
 	left      *PluginState
 	rested    atomic.Bool // what was inherited has become what is wanted, or was refused
-	shadow   *shadow    // nil: there was none yet
+	shadow    *shadow     // nil: there was none yet
 
 	granting sync.Mutex          // guards granted, and the order of Accept
 	granted  []rbacv1.PolicyRule // that Accept was told last

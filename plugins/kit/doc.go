@@ -18,6 +18,10 @@
 // A built-in plugin that says InProcess may run within the kernel's process as well: Embed
 // takes the place of Main, and all else is the same.
 //
+// A plugin of a kind that decides can be tried beside the active one: its Runner is a
+// Shadower, whose Shadow takes the place of Start and changes nothing, and it tells what it
+// decides by Env.Decisions, which costs nothing while nobody listens and never waits.
+//
 // Goroutines: one runs Start while active, one watches for signals, one reads the pipe
 // that tells of the kernel's end, one serves metrics; go-plugin serves gRPC. All end
 // with the process. Nothing here keeps state on disk.

@@ -34,6 +34,7 @@ func TestPluginDocs(t *testing.T) {
 		}
 	}
 	t.Run("dev", d.testDev)
+	t.Run("shadow", d.testShadow)
 }
 
 // docs is a shell on a machine, in which pages are run.
@@ -58,7 +59,7 @@ func newDocs(t *testing.T, m *machine) *docs {
 	}
 	programs := map[string]string{
 		// keelson with the folder of this machine in place of the default.
-		"keelson": "case \"$1 $2\" in 'plugins swap' | 'plugins dev') set -- \"$@\" --plugin-dir=" + d.plugins + ";; esac\nexec " + m.bin + " \"$@\"\n",
+		"keelson": "case \"$1 $2\" in 'plugins swap' | 'plugins shadow' | 'plugins dev') set -- \"$@\" --plugin-dir=" + d.plugins + ";; esac\nexec " + m.bin + " \"$@\"\n",
 		"kubectl": "exec " + realKubectl(m.bin) + " \"$@\"\n",
 		// npm brings the modules that were fetched before the tests.
 		"npm": "[ \"$1\" = ci ] && ln -s " + modules + " node_modules\n",

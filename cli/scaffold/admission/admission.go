@@ -41,6 +41,9 @@ func (g *guard) Start(ctx context.Context) error {
 	return g.env.ServeGRPC(ctx, func(s *grpc.Server) { admissionv1.RegisterAdmissionServiceServer(s, g) })
 }
 
+// Shadow answers as Start does: the answers of a shadow are compared, and have no effect.
+func (g *guard) Shadow(ctx context.Context) error { return g.Start(ctx) }
+
 // Hooks says what the API server asks about.
 func (*guard) Hooks(context.Context, *admissionv1.HooksRequest) (*admissionv1.HooksResponse, error) {
 	written := []*admissionv1.Rule{{

@@ -22,8 +22,10 @@ type scheduler struct {
 	config Config
 	client kubernetes.Interface // nil: there is no API (in tests of the contract)
 	queue  workqueue.TypedRateLimitingInterface[string]
-	// bound are pods that were given a node and whose event has not come yet; of the
-	// goroutine of Start.
+	// shadow: it decides beside the active one, and binds nothing.
+	shadow bool
+	// bound are pods that were given a node and whose event has not come yet (of a shadow:
+	// all that it has decided on); of the goroutine of Start.
 	bound    map[string]*corev1.Pod
 	bindings *prometheus.CounterVec
 }
@@ -46,6 +48,12 @@ func newScheduler(env *kit.Env) (*scheduler, error) {
 	var err error
 	s.client, err = env.Clientset()
 	return s, err
+}
+
+// Shadow decides on each pod, tells what, and binds nothing: keelson plugins shadow.
+func (s *scheduler) Shadow(ctx context.Context) error {
+	s.shadow = true
+	return s.Start(ctx)
 }
 
 // Start schedules until ctx ends.
@@ -106,16 +114,24 @@ func (s *scheduler) schedule(ctx context.Context, key string, pods, nodes cache.
 		return err
 	}
 	pod := obj.(*corev1.Pod)
-	if !s.waits(pod) || s.bound[string(pod.UID)] != nil {
+	late := s.shadow && pod.Spec.NodeName != "" // the active one was quicker
+	if !s.waits(pod) && !late || s.bound[string(pod.UID)] != nil {
 		return nil
 	}
 	var all []*corev1.Node
 	for _, n := range nodes.List() {
 		all = append(all, n.(*corev1.Node))
 	}
-	node, why := choose(pod, all, s.placed(pods))
+	node, why := choose(pod, all, s.placed(pods, pod))
+	s.tell(pod, node, why)
 	if node == "" {
 		return fmt.Errorf("no node fits: %s", why)
+	}
+	there := pod.DeepCopy()
+	there.Spec.NodeName = node
+	if s.shadow {
+		s.bound[string(pod.UID)] = there
+		return nil
 	}
 	err = s.client.CoreV1().Pods(pod.Namespace).Bind(ctx, &corev1.Binding{
 		ObjectMeta: metav1.ObjectMeta{Name: pod.Name, Namespace: pod.Namespace, UID: pod.UID},
@@ -129,36 +145,47 @@ func (s *scheduler) schedule(ctx context.Context, key string, pods, nodes cache.
 		return fmt.Errorf("bind pod %s to node %s: %w", key, node, err)
 	}
 	s.bindings.WithLabelValues("success").Inc()
-	there := pod.DeepCopy()
-	there.Spec.NodeName = node
 	s.bound[string(pod.UID)] = there
 	s.env.Log.Info("Bound a pod", "pod", key, "node", node)
 	return nil
 }
 
-// placed are the pods that have a node, those included of which the cache does not know
-// it yet: else one node would get too many.
-func (s *scheduler) placed(pods cache.Store) []*corev1.Pod {
+// tell tells the decision to whoever compares this scheduler with another.
+func (s *scheduler) tell(pod *corev1.Pod, node, why string) {
+	if node == "" {
+		node = kit.Unschedulable
+	} else {
+		why = ""
+	}
+	s.env.Decisions.Tell(kit.Decision{Key: string(pod.UID), Subject: pod.Namespace + "/" + pod.Name, Value: node, Reason: why})
+}
+
+// placed are the pods but one that have a node, those included of which the cache does not
+// know it yet: else one node would get too many.
+func (s *scheduler) placed(pods cache.Store, but *corev1.Pod) []*corev1.Pod {
 	var out []*corev1.Pod
-	seen := map[string]bool{}
+	seen := map[string]*corev1.Pod{}
 	for _, obj := range pods.List() {
 		pod := obj.(*corev1.Pod)
-		if pod.Spec.NodeName != "" {
+		if pod.Spec.NodeName != "" && pod.UID != but.UID {
 			out = append(out, pod)
-			delete(s.bound, string(pod.UID))
 		}
-		seen[string(pod.UID)] = true
+		seen[string(pod.UID)] = pod
 	}
 	for uid, pod := range s.bound {
-		if seen[uid] {
-			out = append(out, pod)
-		} else {
+		switch now := seen[uid]; {
+		case now == nil:
 			delete(s.bound, uid) // deleted meanwhile
+		case now.Spec.NodeName == "":
+			out = append(out, pod)
+		case !s.shadow:
+			delete(s.bound, uid)
 		}
 	}
 	return out
 }
 
 var (
-	_ kit.Runner = (*scheduler)(nil)
+	_ kit.Runner   = (*scheduler)(nil)
+	_ kit.Shadower = (*scheduler)(nil)
 )

@@ -52,7 +52,11 @@
 //	    that before it deactivates the old one. Configure takes nothing that only one may
 //	    have (a lock, a port, a table of the machine): another process of the plugin is
 //	    active. What has to be alone is taken in Activate and given back in Deactivate.
-//	  - Activate with MODE_SHADOW: as above, without effect; what is decided goes to Decisions.
+//	  - Activate with MODE_SHADOW: as above, without effect; what is decided goes to
+//	    Decisions, which is listened to before. A change of the mode takes Deactivate
+//	    between, else it is FAILED_PRECONDITION. A plugin that is asked (admission) tells
+//	    nothing: the kernel asks it. The identity of a shadow may only read; its folders
+//	    and sockets are its own.
 //	  - Renew replaces the credentials of a configuration, active or not; before a
 //	    Configure it is FAILED_PRECONDITION. It may be UNIMPLEMENTED: the plugin is then
 //	    restarted in good order before its certificates end.
