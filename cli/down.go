@@ -155,7 +155,7 @@ func uninstall(ctx context.Context, d dirs, streams genericiooptions.IOStreams) 
 // path.Match. Whatever else lies there is not ours to remove.
 var (
 	ownInData = []string{
-		"store", "pki", "plugins", "logs", "bin", "server.log", settingsFile, adminKubeconfig, kernel.ClusterFile,
+		"store", "pki", "plugins", "logs", "review", "bin", "server.log", settingsFile, adminKubeconfig, kernel.ClusterFile,
 		kernel.EncryptionDir, ".restore-*", "restore-pending", "before-restore-*",
 		"." + settingsFile + "-*", "." + adminKubeconfig + "-*", "." + kernel.ClusterFile + "-*",
 	}
