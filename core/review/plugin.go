@@ -18,11 +18,14 @@ import (
 	admissionv1 "keelson.dev/keelson/proto/admission/v1"
 	authenticationv1 "keelson.dev/keelson/proto/authentication/v1"
 	authorizationv1 "keelson.dev/keelson/proto/authorization/v1"
+	pluginv1 "keelson.dev/keelson/proto/plugin/v1"
 )
 
 const (
 	// maxMessage bounds a message in bytes: an object of the API is smaller, twice.
 	maxMessage = 16 << 20
+	// againPause lets a process that was deactivated hang up before a call is repeated.
+	againPause = 5 * time.Millisecond
 	// probePause is the time between two probes of a plugin that does not answer.
 	probePause = time.Second
 	// probeTimeout bounds a probe and the question for hooks.
@@ -156,6 +159,9 @@ func (p *plugin) call(ctx context.Context, timeout time.Duration, f func(context
 	inTime, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	err := f(inTime)
+	for deactivated(err) && pause(inTime, againPause) { // the next process takes it
+		err = f(inTime)
+	}
 	if err == nil {
 		return nil
 	}
@@ -167,6 +173,23 @@ func (p *plugin) call(ctx context.Context, timeout time.Duration, f func(context
 		p.suspend(reason)
 	}
 	return errors.New(reason)
+}
+
+// deactivated tells whether a call reached the process that has just given way.
+func deactivated(err error) bool {
+	return status.Code(err) == codes.Unavailable && status.Convert(err).Message() == pluginv1.Deactivated
+}
+
+// pause waits for d; false: ctx has ended before.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // suspend has calls fail at once until a probe is answered.

@@ -10,6 +10,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	pluginv1 "keelson.dev/keelson/proto/plugin/v1"
 )
 
 const (
@@ -21,7 +23,7 @@ const (
 )
 
 // errDeactivated ends calls; the caller's next try reaches the process that took over.
-var errDeactivated = errors.New("the plugin is deactivated: call again")
+var errDeactivated = errors.New(pluginv1.Deactivated)
 
 // ServeOption says what becomes of calls under way when an activation ends. Without, they
 // are finished, and cut off with UNAVAILABLE when Deactivate has to answer.

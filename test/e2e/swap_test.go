@@ -72,6 +72,7 @@ func (c *cluster) testSwapPlugins(t *testing.T) {
 			t.Logf("%s: %d swaps, gap in ms: median %d, longest %d", name, len(gaps), gaps[len(gaps)/2], gaps[len(gaps)-1])
 		})
 	}
+	t.Run("streams", c.testSwapStreams)
 }
 
 // clientset speaks with the cluster's API from within the machine.

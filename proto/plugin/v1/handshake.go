@@ -40,6 +40,10 @@ const (
 	// start. It is no secret: after a crash of the kernel it tells an orphan from
 	// a stranger's process that has got the same process number.
 	InstanceEnv = "KEELSON_PLUGIN_INSTANCE"
+	// Deactivated is the message of UNAVAILABLE with which a plugin that others call ends a
+	// call because it was deactivated: the caller repeats it, and reaches the process that
+	// took over.
+	Deactivated = "the plugin is deactivated: call again"
 	// KernelName is the common name in the client certificate with which the kernel
 	// calls plugins; a plugin accepts no other caller.
 	KernelName = "system:kernel"
