@@ -77,7 +77,9 @@ func (k *keeper) answer(conn *net.UnixConn) {
 			return
 		}
 		a, oob := pluginv1.SocketAnswer{ID: q.ID}, []byte(nil)
-		if file, err := k.get(q.Network, q.Address); err != nil {
+		if q.Close {
+			k.close(q.Network + q.Address)
+		} else if file, err := k.get(q.Network, q.Address); err != nil {
 			a.Error = err.Error()
 		} else {
 			oob = unix.UnixRights(int(file.Fd()))
@@ -87,6 +89,13 @@ func (k *keeper) answer(conn *net.UnixConn) {
 			return
 		}
 	}
+}
+
+func (k *keeper) close(name string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	_ = k.open[name].Close()
+	delete(k.open, name)
 }
 
 func (k *keeper) get(network, address string) (*os.File, error) {
@@ -123,6 +132,37 @@ func (k *keeper) get(network, address string) (*os.File, error) {
 	}
 	k.open[network+address] = f
 	return f, nil
+}
+
+// TestRelease: a socket that is given back is closed by the kernel, and the answer is not
+// taken for that to the next request.
+func TestRelease(t *testing.T) {
+	k := newKeeper(t)
+	env := k.process()
+	dir := t.TempDir()
+	listen := func(path string) {
+		t.Helper()
+		l, err := env.Listener(t.Context(), "unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := l.Addr().String(); got != path {
+			t.Errorf("listener: got %s, want %s", got, path)
+		}
+		_ = l.Close()
+	}
+	for _, name := range []string{"a", "b", "c"} {
+		path := filepath.Join(dir, name)
+		listen(path)
+		env.Release("unix", path)
+		listen(path + "2") // its answer comes after that to Release
+		k.mu.Lock()
+		if k.open["unix"+path] != nil || k.open["unix"+path+"2"] == nil {
+			t.Errorf("open: got %v", k.open)
+		}
+		k.mu.Unlock()
+	}
+	(&Env{}).Release("unix", dir) // where the kernel keeps none: nothing happens
 }
 
 func newKeeper(t *testing.T) *keeper {

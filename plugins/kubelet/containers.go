@@ -266,11 +266,7 @@ func (k *Kubelet) stopContainer(ctx context.Context, pod *corev1.Pod, ip string,
 	c, _ := findContainer(pod, name)
 	begun := time.Now()
 	if c != nil && c.Lifecycle != nil && c.Lifecycle.PreStop != nil && grace > time.Second {
-		hctx, cancel := context.WithTimeout(ctx, grace)
-		if err := k.runHook(hctx, pod, c, info.Id, ip, c.Lifecycle.PreStop); err != nil && ctx.Err() == nil {
-			k.event(pod, name, corev1.EventTypeWarning, "FailedPreStopHook", "PreStopHook failed")
-		}
-		cancel()
+		k.runPreStop(ctx, pod, c, info.Id, ip, grace)
 		grace = max(grace-time.Since(begun), minStop)
 	}
 	seconds := int64((grace + time.Second - 1) / time.Second)
@@ -281,6 +277,33 @@ func (k *Kubelet) stopContainer(ctx context.Context, pod *corev1.Pod, ip string,
 		return fmt.Errorf("stop container %s: %w", info.Id, err)
 	}
 	return nil
+}
+
+// runPreStop runs the hook, once: one that an earlier kubelet saw to its end is not run
+// again, and a sleep goes on where it was. One that was cut off is run again, as hooks run
+// at least once.
+func (k *Kubelet) runPreStop(ctx context.Context, pod *corev1.Pod, c *corev1.Container, id, ip string, grace time.Duration) {
+	mark, hook := k.preStop(pod.UID, id), c.Lifecycle.PreStop
+	begun, done := mark.read()
+	if done {
+		return
+	}
+	if hook.Sleep != nil && !begun.IsZero() {
+		passed := int64(time.Since(begun) / time.Second)
+		hook = &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: max(hook.Sleep.Seconds-passed, 0)}}
+	}
+	err := mark.begin()
+	hctx, cancel := context.WithTimeout(ctx, grace)
+	defer cancel()
+	if err := k.runHook(hctx, pod, c, id, ip, hook); err != nil && ctx.Err() == nil {
+		k.event(pod, c.Name, corev1.EventTypeWarning, "FailedPreStopHook", "PreStopHook failed")
+	}
+	if ctx.Err() == nil {
+		err = errors.Join(err, mark.end())
+	}
+	if err != nil {
+		k.log.Warn("The next kubelet would run a preStop hook again", "pod", klogRef(pod), "container", c.Name, "err", err)
+	}
 }
 
 // maxMessage and maxMessageLog bound a container's last words: 4096 bytes of its file, or 2048 bytes and 80 lines of its log.

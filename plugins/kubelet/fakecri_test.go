@@ -33,6 +33,24 @@ type fakeCRI struct {
 	seq        int
 	noEvents   bool // as with containerd 1.6
 	asked      int  // for events
+	execs      int
+	held       string // the call, "exec" or "stop", that is not answered
+	holding    int    // such calls
+}
+
+// hold keeps a call back until its caller has gone, if that was asked for.
+func (f *fakeCRI) hold(ctx context.Context, call string) error {
+	f.mu.Lock()
+	held := f.held == call
+	if held {
+		f.holding++
+	}
+	f.mu.Unlock()
+	if !held {
+		return nil
+	}
+	<-ctx.Done()
+	return ctx.Err()
 }
 
 type fakeContainer struct {
@@ -231,7 +249,10 @@ func (f *fakeCRI) StartContainer(_ context.Context, r *runtimeapi.StartContainer
 	return &runtimeapi.StartContainerResponse{}, nil
 }
 
-func (f *fakeCRI) StopContainer(_ context.Context, r *runtimeapi.StopContainerRequest) (*runtimeapi.StopContainerResponse, error) {
+func (f *fakeCRI) StopContainer(ctx context.Context, r *runtimeapi.StopContainerRequest) (*runtimeapi.StopContainerResponse, error) {
+	if err := f.hold(ctx, "stop"); err != nil {
+		return nil, err
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if c := f.containers[r.ContainerId]; c != nil {
@@ -270,7 +291,13 @@ func (f *fakeCRI) ContainerStatus(_ context.Context, r *runtimeapi.ContainerStat
 	return &runtimeapi.ContainerStatusResponse{Status: proto.CloneOf(c.status)}, nil
 }
 
-func (f *fakeCRI) ExecSync(_ context.Context, r *runtimeapi.ExecSyncRequest) (*runtimeapi.ExecSyncResponse, error) {
+func (f *fakeCRI) ExecSync(ctx context.Context, r *runtimeapi.ExecSyncRequest) (*runtimeapi.ExecSyncResponse, error) {
+	f.mu.Lock()
+	f.execs++
+	f.mu.Unlock()
+	if err := f.hold(ctx, "exec"); err != nil {
+		return nil, err
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	c := f.containers[r.ContainerId]

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -223,6 +224,9 @@ func (c *cluster) testKillPlugins(t *testing.T) {
 			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 				t.Fatal(err)
 			}
+			if name == "dns" {
+				c.waitInTheSocket(t, pid)
+			}
 			took := eventually(t, time.Minute, "plugin back", func() error {
 				if now := c.pluginPID(t, name); now == pid || now == 0 {
 					return fmt.Errorf("pid is %d", now)
@@ -231,7 +235,7 @@ func (c *cluster) testKillPlugins(t *testing.T) {
 			})
 			t.Logf("back after %.2f s", took.Seconds())
 			if name == "dns" {
-				// A look-up in the gap fails, or waits for its resolver's timeout.
+				// What the process had taken when it was killed is lost, and waits for its resolver's timeout.
 				answers, failures, _ := l.end()
 				t.Logf("%d requests answered, %d failed", answers, len(failures))
 				c.answersOnly(t, "v1")
@@ -256,6 +260,23 @@ func (c *cluster) testKillPlugins(t *testing.T) {
 		t.Errorf("log of the probe: %s", out)
 	}
 	c.kubectl(t, "--namespace=example", "delete", "pod", "probe")
+}
+
+// waitInTheSocket asks a DNS that is gone: the kernel keeps its sockets, and the next process
+// answers.
+func (c *cluster) waitInTheSocket(t *testing.T, pid int) {
+	t.Helper()
+	eventually(t, time.Minute, "the end of the killed process", func() error {
+		if err := syscall.Kill(pid, 0); err == nil {
+			return errors.New("it is there")
+		}
+		return nil
+	})
+	for _, network := range []string{"udp", "tcp"} {
+		if err := c.lookUp(t, network)(); err != nil {
+			t.Errorf("a look-up by %s after the end of the process: %v", network, err)
+		}
+	}
 }
 
 // testKillKernel kills the kernel while it acknowledges writes: containers and

@@ -50,11 +50,12 @@ func (c *cluster) testSwapPlugins(t *testing.T) {
 			c.kubectl(t, "patch", "plugins.keelson.dev", name, "--type=merge", "--patch", `{"spec":{"swap":null,"resources":null}}`)
 		}
 	}()
+	port := c.localService(t, client)
 	for _, name := range builtins {
 		t.Run(name, func(t *testing.T) {
 			restarts := c.restarts(t)
 			requests := startLoad(c.machine, c.url)
-			others := []*stream{c.keepAlive(t, client), c.lookUps(t, "udp"), c.lookUps(t, "tcp")}
+			others := []*stream{c.keepAlive(t, client), c.lookUps(t, "udp"), c.lookUps(t, "tcp"), c.healthChecks(port)}
 			pods := c.startChurn(t, client)
 			var gaps []int64
 			for range rounds {
@@ -211,12 +212,56 @@ func (c *cluster) keepAlive(t *testing.T, client *kubernetes.Clientset) *stream 
 	})
 }
 
+// localService makes a service with a port at which load balancers ask for endpoints.
+func (c *cluster) localService(t *testing.T, client *kubernetes.Clientset) (port int32) {
+	t.Helper()
+	services := client.CoreV1().Services("example")
+	service, err := services.Create(t.Context(), &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Name: "local"},
+		Spec: corev1.ServiceSpec{
+			Type: corev1.ServiceTypeLoadBalancer, ExternalTrafficPolicy: corev1.ServiceExternalTrafficPolicyLocal,
+			Selector: map[string]string{"app": "front"}, Ports: []corev1.ServicePort{{Port: 80}},
+		},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := services.Delete(context.Background(), "local", metav1.DeleteOptions{}); err != nil {
+			t.Error(err)
+		}
+	})
+	port = service.Spec.HealthCheckNodePort
+	eventually(t, time.Minute, "an answer at the health check port", c.healthCheck(port))
+	return port
+}
+
+// healthChecks ask as a load balancer does, over a new connection each time.
+func (c *cluster) healthChecks(port int32) *stream {
+	return startStream("health checks", c.healthCheck(port))
+}
+
+func (c *cluster) healthCheck(port int32) func() error {
+	web := c.client()
+	web.Timeout = answerTime
+	return func() error {
+		_, err := c.get(web, fmt.Sprintf("http://%s:%d/", c.ip, port))
+		return err
+	}
+}
+
 // lookUps ask the cluster's DNS, once each: what is lost is a failure.
 func (c *cluster) lookUps(t *testing.T, network string) *stream {
 	t.Helper()
+	return startStream("look-ups by "+network, c.lookUp(t, network))
+}
+
+// lookUp asks once, without a second try.
+func (c *cluster) lookUp(t *testing.T, network string) func() error {
+	t.Helper()
 	address := c.kubectl(t, "--namespace=kube-system", "get", "service", "kube-dns", "-o", "jsonpath={.spec.clusterIP}")
 	ask := dns.Client{Net: network, Timeout: answerTime}
-	return startStream("look-ups by "+network, func() error {
+	return func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), answerTime)
 		defer cancel()
 		raw, err := c.dial(ctx, network, net.JoinHostPort(address, "53"))
@@ -231,7 +276,7 @@ func (c *cluster) lookUps(t *testing.T, network string) *stream {
 			err = fmt.Errorf("%s: %v", dns.RcodeToString[answer.Rcode], answer.Answer)
 		}
 		return err
-	})
+	}
 }
 
 // churn is a deployment whose pods come and go. It counts them.

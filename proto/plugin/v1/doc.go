@@ -52,6 +52,10 @@
 //	    that before it deactivates the old one. Configure takes nothing that only one may
 //	    have (a lock, a port, a table of the machine): another process of the plugin is
 //	    active. What has to be alone is taken in Activate and given back in Deactivate.
+//	  - A call that comes between Deactivate and the end of its connection is refused with
+//	    UNAVAILABLE and the message Deactivated: callers repeat it. Streams that are open
+//	    for others are counted in open_streams, and keep the process alive until they have
+//	    ended, an hour at most.
 //	  - Activate with MODE_SHADOW: as above, without effect; what is decided goes to
 //	    Decisions, which is listened to before. A change of the mode takes Deactivate
 //	    between, else it is FAILED_PRECONDITION. A plugin that is asked (admission) tells
