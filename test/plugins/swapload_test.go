@@ -48,23 +48,25 @@ const freshTokens = 1000
 // TestSwapsUnderLoad swaps plugins that others call while they are called: not one call
 // fails, nor is one answered as if there were no plugin.
 func TestSwapsUnderLoad(t *testing.T) {
-	program, err := buildExamples()
+	built, err := buildDeciding()
 	if err != nil {
 		t.Fatal(err)
 	}
 	dir := shortDir(t)
-	path := filepath.Join(dir, "d/plugins.d/examples")
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	programs := filepath.Join(dir, "d/plugins.d")
+	if err := os.MkdirAll(programs, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	copyProgram(t, program, path)
+	for _, name := range deciding {
+		copyProgram(t, built.Program(name), filepath.Join(programs, name))
+	}
 	admin, stop := kernelWith(t, dir)
 	defer stop()
 	api, err := client.New(admin)
 	if err != nil {
 		t.Fatal(err)
 	}
-	plugins := documented(t, "../../docs/deciding.md", path)
+	plugins := documented(t, "../../docs/deciding.md", programs)
 	tokens := map[string]any{}
 	for i := range freshTokens {
 		tokens[tokenOf(i)] = map[string]any{"user": "jane"}
@@ -248,7 +250,7 @@ func askAsJane(t *testing.T, admin *rest.Config, fresh bool) func() error {
 	}
 }
 
-// askStorage makes a volume, publishes it, takes it back and deletes it.
+// askStorage makes a volume, looks at it and at the node, and deletes it.
 func askStorage(t *testing.T, socket string) func() error {
 	conn, err := kit.DialSocket(socket, kit.CallAgain(nil))
 	if err != nil {
@@ -260,7 +262,6 @@ func askStorage(t *testing.T, socket string) func() error {
 		AccessType: &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{}},
 		AccessMode: &csi.VolumeCapability_AccessMode{Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER},
 	}
-	targets := t.TempDir()
 	var mu sync.Mutex // guards made
 	made := 0
 	return func() error {
@@ -274,15 +275,14 @@ func askStorage(t *testing.T, socket string) func() error {
 		if err != nil {
 			return fmt.Errorf("create: %w", err)
 		}
-		id, target := v.GetVolume().GetVolumeId(), filepath.Join(targets, name)
-		if _, err := node.NodePublishVolume(ctx, &csi.NodePublishVolumeRequest{VolumeId: id, TargetPath: target, VolumeCapability: capability}); err != nil {
-			return fmt.Errorf("publish: %w", err)
+		id := v.GetVolume().GetVolumeId()
+		if _, err := controller.ValidateVolumeCapabilities(ctx, &csi.ValidateVolumeCapabilitiesRequest{
+			VolumeId: id, VolumeCapabilities: []*csi.VolumeCapability{capability},
+		}); err != nil {
+			return fmt.Errorf("look at it: %w", err)
 		}
-		if err := os.WriteFile(filepath.Join(target, "data"), []byte(name), 0o600); err != nil {
-			return fmt.Errorf("use: %w", err)
-		}
-		if _, err := node.NodeUnpublishVolume(ctx, &csi.NodeUnpublishVolumeRequest{VolumeId: id, TargetPath: target}); err != nil {
-			return fmt.Errorf("unpublish: %w", err)
+		if _, err := node.NodeGetInfo(ctx, &csi.NodeGetInfoRequest{}); err != nil {
+			return fmt.Errorf("look at the node: %w", err)
 		}
 		if _, err := controller.DeleteVolume(ctx, &csi.DeleteVolumeRequest{VolumeId: id}); err != nil {
 			return fmt.Errorf("delete: %w", err)
