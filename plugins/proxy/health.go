@@ -108,23 +108,28 @@ func (c *healthCheck) handler(key string) http.HandlerFunc {
 	}
 }
 
-// lastAnswers is what requests under way have at the end of an activation.
-const lastAnswers = 100 * time.Millisecond
+// lastAnswers is how long the end of an activation waits for requests under way. They are
+// answered in any case: this process lives on.
+const lastAnswers = 200 * time.Millisecond
 
-// close answers what has come and waits for the goroutines. The kernel keeps the ports:
-// who asks meanwhile waits for the next process.
+// close takes on nothing new and waits for the goroutines. The kernel keeps the ports: who
+// asks meanwhile waits for the next process.
 func (h *healthChecks) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), lastAnswers)
 	defer cancel()
-	var wg sync.WaitGroup
 	for key, c := range h.open {
-		wg.Go(func() {
-			if c.server.Shutdown(ctx) != nil {
+		answered := make(chan struct{})
+		go func() { // ends with the last request, or the process
+			defer close(answered)
+			if c.server.Shutdown(h.env.Life()) != nil {
 				_ = c.server.Close()
 			}
-		})
+		}()
 		delete(h.open, key)
+		select {
+		case <-answered:
+		case <-ctx.Done():
+		}
 	}
-	wg.Wait()
 	h.served.Wait()
 }
