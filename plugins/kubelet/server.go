@@ -57,12 +57,11 @@ func (k *Kubelet) serve(ctx context.Context) error {
 	k.log.Info("Serving", "address", l.Addr().String())
 	select {
 	case <-ctx.Done():
-		go func() { // ends with the last request, or the process
-			_ = srv.Shutdown(k.env.Life())
-			if k.env.Life().Err() != nil {
-				_ = srv.Close()
-			}
-		}()
+		// Not Shutdown: it drops requests that it reads meanwhile. Connections that are open
+		// are served to their end, or that of the process.
+		context.AfterFunc(k.env.Life(), func() { _ = srv.Close() })
+		_ = l.Close()
+		srv.SetKeepAlivesEnabled(false)
 		<-done // takes on nothing new
 		return nil
 	case err := <-done:

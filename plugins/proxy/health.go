@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -24,12 +25,15 @@ type healthChecks struct {
 	log    *slog.Logger
 	open   map[string]*healthCheck // by service; used by the sync loop alone
 	served sync.WaitGroup
+	// connections that are open; none is added when all of served have ended.
+	connections sync.WaitGroup
 }
 
 type healthCheck struct {
-	port   int32
-	local  atomic.Int64
-	server *http.Server
+	port     int32
+	local    atomic.Int64
+	server   *http.Server
+	listener net.Listener
 }
 
 func newHealthChecks(env *kit.Env) *healthChecks {
@@ -77,14 +81,15 @@ func (h *healthChecks) set(key string, port int32, local int) {
 	}
 	if c == nil {
 		c = &healthCheck{port: port}
-		c.server = &http.Server{Handler: c.handler(key), ReadHeaderTimeout: 5 * time.Second, ErrorLog: slog.NewLogLogger(h.log.Handler(), slog.LevelDebug)}
+		c.server = &http.Server{Handler: c.handler(key), ReadHeaderTimeout: 5 * time.Second, ConnState: h.follow, ErrorLog: slog.NewLogLogger(h.log.Handler(), slog.LevelDebug)}
 		listener, err := h.env.Listener(context.Background(), "tcp", c.address())
 		if err != nil {
 			h.log.Error("Health check port of a service cannot be opened", "service", key, "port", port, "err", err)
 			return
 		}
+		c.listener = listener
 		h.served.Go(func() { // ends with Close, in set or close
-			if err := c.server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			if err := c.server.Serve(listener); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
 				h.log.Error("Health check port of a service failed", "service", key, "err", err)
 			}
 		})
@@ -115,21 +120,31 @@ const lastAnswers = 200 * time.Millisecond
 // close takes on nothing new and waits for the goroutines. The kernel keeps the ports: who
 // asks meanwhile waits for the next process.
 func (h *healthChecks) close() {
-	ctx, cancel := context.WithTimeout(context.Background(), lastAnswers)
-	defer cancel()
 	for key, c := range h.open {
-		answered := make(chan struct{})
-		go func() { // ends with the last request, or the process
-			defer close(answered)
-			if c.server.Shutdown(h.env.Life()) != nil {
-				_ = c.server.Close()
-			}
-		}()
+		// Not Shutdown: it drops requests that it reads meanwhile.
+		_ = c.listener.Close()
+		c.server.SetKeepAlivesEnabled(false)
+		context.AfterFunc(h.env.Life(), func() { _ = c.server.Close() })
 		delete(h.open, key)
-		select {
-		case <-answered:
-		case <-ctx.Done():
-		}
 	}
 	h.served.Wait()
+	answered := make(chan struct{})
+	go func() { // ends with the last connection
+		h.connections.Wait()
+		close(answered)
+	}()
+	select {
+	case <-answered:
+	case <-time.After(lastAnswers):
+	}
+}
+
+// follow counts the connections of a server.
+func (h *healthChecks) follow(_ net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateNew:
+		h.connections.Add(1)
+	case http.StateClosed, http.StateHijacked:
+		h.connections.Done()
+	}
 }
