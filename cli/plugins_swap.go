@@ -151,6 +151,9 @@ func (p *pluginsCommand) swapEdit(ctx context.Context, name string, o swapOption
 	return func(obj *v1alpha1.Plugin) error {
 		s := &obj.Spec
 		if o.builtIn {
+			if !s.Source.BuiltIn {
+				s.Args = nil // they were another program's
+			}
 			s.Source, s.Rules = v1alpha1.PluginSource{BuiltIn: true}, nil
 		}
 		if o.config != "" {

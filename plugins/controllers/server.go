@@ -48,7 +48,10 @@ type Server struct {
 	filled      chan struct{} // closed when the caches are
 }
 
-var _ kit.WarmStandby = (*Server)(nil)
+var (
+	_ kit.WarmStandby = (*Server)(nil)
+	_ kit.Closer      = (*Server)(nil)
+)
 
 // New makes the controllers that the configuration asks for.
 func New(env *kit.Env) (*Server, error) {
@@ -219,7 +222,6 @@ func (s *Server) Start(ctx context.Context) error {
 		}
 		return fmt.Errorf("fill the caches: %w", err)
 	}
-	defer s.context.Broadcaster.Shutdown()
 	s.context.Broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: s.context.Client.CoreV1().Events(corev1.NamespaceAll)})
 	s.env.Health.SetReady() // before all keys that have waited want the processor
 	group, ctx := errgroup.WithContext(ctx)
@@ -233,6 +235,13 @@ func (s *Server) Start(ctx context.Context) error {
 	}
 	s.env.Log.Info("Controllers run", "controllers", strings.Join(s.running(), ","))
 	return group.Wait()
+}
+
+// Close implements kit.Closer.
+func (s *Server) Close() {
+	if s.context != nil {
+		s.context.Close()
+	}
 }
 
 func (s *Server) running() []string {

@@ -74,6 +74,13 @@ type Renewer interface {
 	Renewed(client KeyPair) error
 }
 
+// Closer is a Runner to which New gave what has to be given back (a queue with a goroutine).
+type Closer interface {
+	// Close is called once and last: after Start and Warm have returned, or where they were
+	// never called, as the runner of a standby that is not needed any more.
+	Close()
+}
+
 // RunnerFunc makes a function a Runner.
 type RunnerFunc func(ctx context.Context) error
 

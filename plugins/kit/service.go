@@ -92,12 +92,14 @@ func (s *Service) Configure(ctx context.Context, req *pluginv1.ConfigureRequest)
 	if err := setLevel(s.level, req.GetLogLevel()); err != nil {
 		return nil, err
 	}
-	before := s.standby
+	before, runner := s.standby, s.runner
 	if err := s.makeRunner(req); err != nil {
 		return nil, err
 	}
 	if err := before.end(ctx); err != nil {
 		s.log.Warn("The standby of the earlier configuration has not ended", "err", err)
+	} else {
+		closeRunner(runner)
 	}
 	s.config = req
 	s.startStandby()
@@ -267,7 +269,18 @@ func (s *Service) Close(ctx context.Context) error {
 	_, err := s.end(ctx)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return errors.Join(err, s.standby.end(ctx))
+	if err = errors.Join(err, s.standby.end(ctx)); err == nil && s.active == nil {
+		closeRunner(s.runner)
+		s.runner, s.standby = nil, nil
+	}
+	return err
+}
+
+// closeRunner has a runner give back what it has; nil: there is none.
+func closeRunner(r Runner) {
+	if c, ok := r.(Closer); ok {
+		c.Close()
+	}
 }
 
 // end ends the active run and its standby, if there is one, and waits for it.
@@ -291,6 +304,7 @@ func (s *Service) end(ctx context.Context) (ended bool, err error) {
 	if err := s.standby.end(ctx); err != nil {
 		return false, status.FromContextError(err).Err()
 	}
+	closeRunner(s.runner)
 	s.active, s.runner, s.standby = nil, nil, nil
 	s.streams.tell(true)
 	s.turned.fire()

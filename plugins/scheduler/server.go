@@ -50,7 +50,10 @@ type Server struct {
 	shadow shadow
 }
 
-var _ kit.WarmStandby = (*Server)(nil)
+var (
+	_ kit.WarmStandby = (*Server)(nil)
+	_ kit.Closer      = (*Server)(nil)
+)
 
 // New makes the scheduler and starts nothing.
 func New(env *kit.Env) (*Server, error) {
@@ -182,7 +185,6 @@ func (s *Server) Start(ctx context.Context) error {
 		return fmt.Errorf("fill the caches: %w", err)
 	}
 	s.broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: s.client.CoreV1().Events(metav1.NamespaceAll)})
-	defer s.broadcaster.Shutdown()
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { s.queue.run(ctx) })
@@ -191,6 +193,13 @@ func (s *Server) Start(ctx context.Context) error {
 	for s.scheduleOne(ctx, &wg) {
 	}
 	return nil
+}
+
+// Close implements kit.Closer.
+func (s *Server) Close() {
+	if s.broadcaster != nil {
+		s.broadcaster.Shutdown()
+	}
 }
 
 // scheduleOne takes the next pod, decides, and leaves the writing to another
@@ -220,6 +229,7 @@ func (s *Server) scheduleOne(ctx context.Context, wg *sync.WaitGroup) bool {
 		return false
 	}
 	wg.Go(func() {
+		defer s.env.Caught()
 		defer func() { <-s.writes }()
 		if d.node == "" {
 			s.fail(ctx, x, info, d)

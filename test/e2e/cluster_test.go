@@ -44,6 +44,7 @@ func TestCluster(t *testing.T) {
 		{"KillKernel", c.testKillKernel},
 		{"WrongInput", c.testWrongInput},
 		{"DownUp", c.testDownUp},
+		{"InProcess", c.testInProcess},
 		{"Uninstall", func(t *testing.T) { c.testUninstall(t, before) }},
 	} {
 		if !t.Run(step.name, step.run) {

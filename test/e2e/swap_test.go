@@ -118,6 +118,15 @@ const pluginsPath = "/apis/keelson.dev/v1alpha1/plugins/"
 // nothing, and gives the gap in milliseconds.
 func (c *cluster) swap(t *testing.T, client *kubernetes.Clientset, name string) int64 {
 	t.Helper()
+	return c.swapBy(t, client, name, func(before pluginStatus) string {
+		pids := max(before.Spec.Resources.Limits.Pids, 20_000) + 1
+		return fmt.Sprintf(`{"spec":{"resources":{"limits":{"pids":%d}}}}`, pids)
+	})
+}
+
+// swapBy swaps a plugin by a patch of its object, and gives the gap in milliseconds.
+func (c *cluster) swapBy(t *testing.T, client *kubernetes.Clientset, name string, patch func(before pluginStatus) string) int64 {
+	t.Helper()
 	api := client.CoreV1().RESTClient()
 	get := func() (p pluginStatus, err error) {
 		raw, err := api.Get().AbsPath(pluginsPath + name).DoRaw(t.Context())
@@ -130,9 +139,7 @@ func (c *cluster) swap(t *testing.T, client *kubernetes.Clientset, name string) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	pids := max(before.Spec.Resources.Limits.Pids, 20_000) + 1
-	patch := fmt.Appendf(nil, `{"spec":{"resources":{"limits":{"pids":%d}}}}`, pids)
-	if err := api.Patch(types.MergePatchType).AbsPath(pluginsPath + name).Body(patch).Do(t.Context()).Error(); err != nil {
+	if err := api.Patch(types.MergePatchType).AbsPath(pluginsPath + name).Body([]byte(patch(before))).Do(t.Context()).Error(); err != nil {
 		t.Fatal(err)
 	}
 	var gap int64

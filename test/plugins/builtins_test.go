@@ -1,7 +1,10 @@
 package plugins
 
 import (
+	"context"
 	"encoding/json"
+	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -9,6 +12,20 @@ import (
 	"sync"
 	"testing"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/test/bufconn"
+
+	"keelson.dev/keelson/plugins/controllers"
+	"keelson.dev/keelson/plugins/dns"
+	execplugin "keelson.dev/keelson/plugins/exec"
+	"keelson.dev/keelson/plugins/kit"
+	"keelson.dev/keelson/plugins/kit/kittest"
+	"keelson.dev/keelson/plugins/kubelet"
+	"keelson.dev/keelson/plugins/network"
+	"keelson.dev/keelson/plugins/proxy"
+	"keelson.dev/keelson/plugins/runtime"
+	"keelson.dev/keelson/plugins/scheduler"
 	pluginv1 "keelson.dev/keelson/proto/plugin/v1"
 	"keelson.dev/keelson/proto/plugin/v1/plugintest"
 )
@@ -121,5 +138,109 @@ func checkDescription(t *testing.T, client pluginv1.PluginServiceClient, name st
 		if kind != "runtime" && kind != "network" && kind != "storage" {
 			t.Errorf("requires %q, which has no socket", kind)
 		}
+	}
+}
+
+// allBuiltIns are the built-in plugins as cli has them.
+var allBuiltIns = []kit.Plugin{
+	controllers.Plugin, dns.Plugin, execplugin.Plugin, kubelet.Plugin, network.Plugin, proxy.Plugin, runtime.Plugin, scheduler.Plugin,
+}
+
+// TestBuiltInsInMemory passes each built-in plugin through the same part of the suite in
+// memory, and those that can run within the kernel's process also as they run there.
+func TestBuiltInsInMemory(t *testing.T) {
+	creds, err := newCredentials(shortDir(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := len(allBuiltIns), len(builtInNames(t)); got != want {
+		t.Fatalf("%d built-in plugins are tested, there are %d", got, want)
+	}
+	for _, p := range allBuiltIns {
+		forms := map[string]func(t *testing.T) plugintest.Subject{
+			"memory": func(t *testing.T) plugintest.Subject {
+				client, exited := kittest.Client(t, p)
+				return plugintest.Subject{Client: client, Exited: exited}
+			},
+		}
+		if p.InProcess {
+			forms["embedded"] = func(t *testing.T) plugintest.Subject { return embed(t, p) }
+		}
+		for form, start := range forms {
+			t.Run(p.Name+"/"+form, func(t *testing.T) {
+				t.Parallel()
+				plugintest.Run(t, plugintest.Options{
+					New:       start,
+					Configure: func(t *testing.T) *pluginv1.ConfigureRequest { return fullRequest(t, creds, p.Name) },
+					Passive:   true,
+				})
+			})
+		}
+	}
+}
+
+// embed runs a plugin as the kernel does within its process.
+func embed(t testing.TB, p kit.Plugin) plugintest.Subject {
+	t.Helper()
+	listener := bufconn.Listen(4 << 10)
+	conn, err := grpc.NewClient("passthrough:memory", grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	exited, ended := make(chan int, 1), make(chan struct{})
+	go func() { // ends with the plugin, by the cleanup at the latest
+		defer close(ended)
+		code := 0
+		if err := kit.Embed(ctx, p, listener, nil, io.Discard); err != nil {
+			code = 1
+		}
+		exited <- code
+	}()
+	t.Cleanup(func() { cancel(); <-ended; _ = conn.Close() })
+	return plugintest.Subject{Client: pluginv1.NewPluginServiceClient(conn), Exited: exited}
+}
+
+// TestEmbeddedContract passes a plugin within this process through the whole suite.
+func TestEmbeddedContract(t *testing.T) {
+	creds, err := newCredentials(shortDir(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	plugintest.Run(t, plugintest.Options{
+		New:       func(t *testing.T) plugintest.Subject { return embed(t, builtIn("worker")) },
+		Configure: func(t *testing.T) *pluginv1.ConfigureRequest { return fullRequest(t, creds, "worker") },
+		Ready:     true,
+	})
+}
+
+// thrower panics in a call of the contract.
+type thrower struct{ *worker }
+
+// Drain implements kit.Drainer.
+func (thrower) Drain(context.Context) error { panic("in a call") }
+
+// TestEmbeddedPanic: a panic in a call ends the plugin, and nothing else.
+func TestEmbeddedPanic(t *testing.T) {
+	creds, err := newCredentials(shortDir(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := builtIn("worker")
+	p.New = func(env *kit.Env) (kit.Runner, error) { return thrower{&worker{env: env}}, nil }
+	s := embed(t, p)
+	if _, err := s.Client.Configure(t.Context(), fullRequest(t, creds, "worker")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Client.Activate(t.Context(), &pluginv1.ActivateRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	// The answer may be lost, as the connection ends with the plugin.
+	if _, err := s.Client.Drain(t.Context(), &pluginv1.DrainRequest{}); err == nil {
+		t.Error("Drain: got nil, want an error")
+	}
+	if code := <-s.Exited; code != 1 {
+		t.Errorf("the plugin ended with %d, want 1", code)
 	}
 }

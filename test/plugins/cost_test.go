@@ -24,6 +24,7 @@ func BenchmarkCall(b *testing.B) {
 	}
 	cmd := exec.Command(os.Args[0], "plugin-run", "worker")
 	base := launch(b, creds, "worker", cmd).Client
+	within := embed(b, builtIn("worker")).Client
 	h := start(b)
 	h.ensure(b, worker1("socket"))
 	s := h.wait(b, "worker", pluginhost.PhaseRunning)
@@ -48,6 +49,10 @@ func BenchmarkCall(b *testing.B) {
 			if err == nil {
 				_, err = stream.Recv()
 			}
+			return err
+		}},
+		{"base within this process, unary", os.Getpid(), func(ctx context.Context) error {
+			_, err := within.Describe(ctx, &pluginv1.DescribeRequest{})
 			return err
 		}},
 		{"socket, unary", s.PID, func(ctx context.Context) error {

@@ -190,8 +190,8 @@ func TestEmbeddedRolledBack(t *testing.T) {
 	} {
 		for _, oldWithin := range []bool{true, false} {
 			for _, newWithin := range []bool{true, false} {
-				if !oldWithin && !newWithin {
-					continue
+				if !(oldWithin && newWithin) && (c.mode != "panic" || oldWithin == newWithin) {
+					continue // one of them is enough to show that it makes no difference
 				}
 				name := c.name + map[bool]string{true: ", new within", false: ", new outside"}[newWithin] +
 					map[bool]string{true: ", old within", false: ", old outside"}[oldWithin]

@@ -83,6 +83,9 @@ func Run(t testing.TB, r kit.Runner) (stop func()) {
 			t.Errorf("Start did not return within %s of the end of its context", endTime)
 		}
 		end()
+		if c, ok := r.(kit.Closer); ok {
+			c.Close()
+		}
 	})
 	t.Cleanup(stop)
 	return stop

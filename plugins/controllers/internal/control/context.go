@@ -44,6 +44,17 @@ type Context struct {
 
 	// Broadcaster takes the events of all recorders.
 	Broadcaster record.EventBroadcaster
+
+	queues []func() // end the loops' queues
+}
+
+// Close ends what the controllers were made with: the queues, and the broadcaster. They
+// have ended, or were never run.
+func (c *Context) Close() {
+	for _, end := range c.queues {
+		end()
+	}
+	c.Broadcaster.Shutdown()
 }
 
 // Recorder returns a recorder whose events name component as their source.

@@ -3,7 +3,9 @@ package control
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -46,13 +48,15 @@ type Loop struct {
 // NewLoop makes a loop with the given number of workers. Keys may be enqueued
 // before Run.
 func NewLoop(c *Context, name string, workers int, sync func(ctx context.Context, key string) error) *Loop {
-	return &Loop{
+	l := &Loop{
 		name: name,
 		queue: workqueue.NewTypedRateLimitingQueueWithConfig(
 			workqueue.NewTypedItemExponentialFailureRateLimiter[string](backoffBase, backoffMax),
 			workqueue.TypedRateLimitingQueueConfig[string]{Name: name}),
 		sync: sync, workers: workers, log: c.Log.With("controller", name), metrics: c.Metrics,
 	}
+	c.queues = append(c.queues, l.queue.ShutDown)
+	return l
 }
 
 // Enqueue adds the key of obj.
@@ -68,13 +72,21 @@ func (l *Loop) EnqueueAfter(key string, d time.Duration) { l.queue.AddAfter(key,
 func (l *Loop) Len() int { return l.queue.Len() }
 
 // Run works until ctx ends, and returns when the last sync has. A sync under way then
-// goes on to its end: what it has asked the API for must not happen after our return.
+// goes on to its end: what it has asked the API for must not happen after our return. A
+// sync that panics ends it with an error: the process may be the kernel's.
 func (l *Loop) Run(ctx context.Context) error {
 	calls, cancel := kit.FinishCalls(ctx)
 	defer cancel()
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
 	var wg sync.WaitGroup
 	for range l.workers {
 		wg.Go(func() {
+			defer func() {
+				if r := recover(); r != nil {
+					fail(&panicError{fmt.Sprintf("panic: %v\n%s", r, debug.Stack())})
+				}
+			}()
 			for l.next(ctx, calls) {
 			}
 		})
@@ -82,8 +94,16 @@ func (l *Loop) Run(ctx context.Context) error {
 	<-ctx.Done()
 	l.queue.ShutDown()
 	wg.Wait()
+	if err, ok := errors.AsType[*panicError](context.Cause(ctx)); ok {
+		return err
+	}
 	return nil
 }
+
+// panicError is that of a sync, with its stack.
+type panicError struct{ text string }
+
+func (e *panicError) Error() string { return e.text }
 
 func (l *Loop) next(ctx, calls context.Context) bool {
 	key, quit := l.queue.Get()
