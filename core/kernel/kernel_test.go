@@ -222,7 +222,7 @@ func TestNotify(t *testing.T) {
 	}
 	defer func() { _ = conn.Close() }()
 	t.Setenv(notifySocketEnv, "")
-	s := &server{cfg: Config{Log: slog.New(slog.DiscardHandler)}}
+	s := &server{cfg: Config{Log: slog.New(slog.DiscardHandler)}, replacer: &replacer{}}
 	s.notify("READY=1") // nobody waits: nothing happens
 	s.notifySocket = path
 	s.notify("READY=1")
