@@ -24,12 +24,12 @@ func isNoNetns(err error) bool { return errors.As(err, &noNetns{}) }
 
 // ensureBridge makes the bridge with the gateway's address, and lets the node forward; what
 // is there is kept.
-func ensureBridge(name string, gateway netip.Prefix) (index int, err error) {
+func ensureBridge(name string, gateway netip.Addr) (index int, err error) {
 	if err := os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0); err != nil {
 		return 0, err
 	}
 	// Without an address of its own a bridge takes that of a port, and pods would lose it.
-	link := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: name, MTU: mtu, HardwareAddr: macOf(gateway.Addr())}}
+	link := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: name, MTU: mtu, HardwareAddr: macOf(gateway)}}
 	if err := netlink.LinkAdd(link); err != nil && !errors.Is(err, unix.EEXIST) {
 		return 0, fmt.Errorf("add it: %w", err)
 	}
@@ -40,7 +40,9 @@ func ensureBridge(name string, gateway netip.Prefix) (index int, err error) {
 	if there.Type() != "bridge" {
 		return 0, fmt.Errorf("there is a link of that name, and it is a %s", there.Type())
 	}
-	if err := netlink.AddrReplace(there, &netlink.Addr{IPNet: ipNet(gateway)}); err != nil {
+	// Without the range: each pod has a route of its own, so that pods of the network before
+	// this one keep theirs, on another bridge.
+	if err := netlink.AddrReplace(there, &netlink.Addr{IPNet: host(gateway)}); err != nil {
 		return 0, fmt.Errorf("set address %s: %w", gateway, err)
 	}
 	return there.Attrs().Index, netlink.LinkSetUp(there)
@@ -81,6 +83,9 @@ func join(s sandbox, bridge int, gateway netip.Addr) error {
 	if err != nil {
 		return fmt.Errorf("bring up link %s: %w", s.link(), err)
 	}
+	if err := netlink.RouteReplace(s.route(bridge, gateway)); err != nil {
+		return fmt.Errorf("set route to %s: %w", s.Address, err)
+	}
 	return s.configure(pod, inside, gateway)
 }
 
@@ -106,6 +111,11 @@ func (s sandbox) configure(pod *netlink.Handle, inside netlink.Link, gateway net
 		}
 	}
 	return nil
+}
+
+// route is the node's to the sandbox.
+func (s sandbox) route(bridge int, gateway netip.Addr) *netlink.Route {
+	return &netlink.Route{LinkIndex: bridge, Dst: host(s.Address), Src: gateway.AsSlice(), Scope: netlink.SCOPE_LINK}
 }
 
 // unlink takes a sandbox's link away; one that is gone is no error.

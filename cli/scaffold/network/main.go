@@ -20,6 +20,7 @@ var plugin = kit.Plugin{
 	Description: "Hangs the node's pods on one bridge.",
 	Rules: []rbacv1.PolicyRule{
 		{Verbs: []string{"get"}, APIGroups: []string{""}, Resources: []string{"nodes"}},
+		{Verbs: []string{"list"}, APIGroups: []string{""}, Resources: []string{"pods"}},
 	},
 	ConfigSchema: schema,
 	New:          func(env *kit.Env) (kit.Runner, error) { return newNetwork(env) },

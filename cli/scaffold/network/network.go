@@ -2,11 +2,15 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"sync"
 	"time"
 
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -29,9 +33,10 @@ type network struct {
 
 	mu        sync.Mutex // guards all below, and the node's links
 	cidr      netip.Prefix
-	bridge    int                // index of the link; 0: not ready
-	reason    string             // why not
-	sandboxes map[string]sandbox // by their identity
+	bridge    int                 // index of the link; 0: not ready
+	reason    string              // why not
+	sandboxes map[string]sandbox  // by their identity
+	others    map[netip.Addr]bool // addresses of pods that run already
 }
 
 // newNetwork checks the configuration and allocates. It starts nothing, and takes nothing
@@ -53,7 +58,7 @@ func newNetwork(env *kit.Env) (*network, error) {
 // data folder which addresses they have.
 func (n *network) Start(ctx context.Context) error {
 	var err error
-	if n.sandboxes, err = loadSandboxes(n.env.DataDir); err != nil {
+	if n.sandboxes, err = loadSandboxes(n.dir()); err != nil {
 		return err
 	}
 	n.env.Health.SetStarting(n.reason)
@@ -78,8 +83,11 @@ func (n *network) Start(ctx context.Context) error {
 func (n *network) findRange(ctx context.Context) error {
 	for {
 		text, err := n.podCIDR(ctx)
-		if text != "" {
-			return n.setUp(text)
+		if text != "" && err == nil {
+			var others map[netip.Addr]bool
+			if others, err = n.running(ctx); err == nil {
+				return n.setUp(text, others)
+			}
 		}
 		if err != nil {
 			n.env.Log.Warn("Cannot read the node", "node", n.env.Node.Name, "err", err)
@@ -109,18 +117,38 @@ func (n *network) podCIDR(ctx context.Context) (string, error) {
 	return "", nil
 }
 
-func (n *network) setUp(text string) error {
+// running are the addresses of the node's pods, those of the network before this one too.
+func (n *network) running(ctx context.Context) (map[netip.Addr]bool, error) {
+	addresses := map[netip.Addr]bool{}
+	if n.client == nil {
+		return addresses, nil
+	}
+	pods, err := n.client.CoreV1().Pods("").List(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + n.env.Node.Name})
+	if err != nil {
+		return nil, err
+	}
+	for i := range pods.Items {
+		for _, ip := range pods.Items[i].Status.PodIPs {
+			if a, err := netip.ParseAddr(ip.IP); err == nil {
+				addresses[a] = true
+			}
+		}
+	}
+	return addresses, nil
+}
+
+func (n *network) setUp(text string, others map[netip.Addr]bool) error {
 	cidr, err := parseRange(text)
 	if err != nil {
 		return err
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	index, err := ensureBridge(n.config.Bridge, netip.PrefixFrom(cidr.Addr().Next(), cidr.Bits()))
+	index, err := ensureBridge(n.config.Bridge, cidr.Addr().Next())
 	if err != nil {
 		return fmt.Errorf("set up bridge %s: %w", n.config.Bridge, err)
 	}
-	n.cidr, n.bridge, n.reason = cidr, index, ""
+	n.cidr, n.bridge, n.reason, n.others = cidr, index, "", others
 	n.env.Health.SetReady()
 	n.env.Log.Info("Pod network is up", "bridge", n.config.Bridge, "podCIDR", cidr.String(), "sandboxes", len(n.sandboxes))
 	return nil
@@ -155,7 +183,7 @@ func (n *network) Setup(_ context.Context, r *networkv1.SetupRequest) (*networkv
 		s.Address = address
 	}
 	s.ID, s.Netns = r.GetSandboxId(), r.GetNetns()
-	if err := s.save(n.env.DataDir); err != nil { // before there is anything to undo
+	if err := s.save(n.dir()); err != nil { // before there is anything to undo
 		return nil, status.Errorf(codes.Internal, "note sandbox %s: %v", s.ID, err)
 	}
 	n.sandboxes[s.ID] = s
@@ -189,12 +217,19 @@ func (n *network) leave(s sandbox) error {
 	if err := unlink(s); err != nil {
 		return err
 	}
-	if err := s.remove(n.env.DataDir); err != nil {
+	if err := netlink.RouteDel(s.route(n.bridge, n.gateway())); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("delete the route to %s: %w", s.Address, err)
+	}
+	if err := s.remove(n.dir()); err != nil {
 		return err
 	}
 	delete(n.sandboxes, s.ID)
 	return nil
 }
+
+// dir is of this plugin alone: the data folder is that of its name, and may have files of
+// another program that had the name before.
+func (n *network) dir() string { return filepath.Join(n.env.DataDir, "flat-network") }
 
 // gateway is the node's address on the bridge.
 func (n *network) gateway() netip.Addr { return n.cidr.Addr().Next() }
@@ -206,7 +241,7 @@ func (n *network) free() (netip.Addr, bool) {
 		used[s.Address] = true
 	}
 	for a := n.gateway().Next(); n.cidr.Contains(a.Next()); a = a.Next() { // the last one is the broadcast address
-		if !used[a] {
+		if !used[a] && !n.others[a] {
 			return a, true
 		}
 	}

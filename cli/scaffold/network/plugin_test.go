@@ -74,6 +74,18 @@ func serve(t *testing.T, change func(*network)) networkv1.NetworkServiceClient {
 	return client
 }
 
+// TestRootOthers: an address that a pod of the network before has is not given out again.
+func TestRootOthers(t *testing.T) {
+	nstest.Require(t)
+	before := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "before"}, Spec: corev1.PodSpec{NodeName: "test-node"},
+		Status: corev1.PodStatus{PodIPs: []corev1.PodIP{{IP: "10.249.9.2"}}}}
+	client := serve(t, func(n *network) { n.client = kittest.Clientset(node("10.249.9.0/24"), before) })
+	got, err := client.Setup(t.Context(), &networkv1.SetupRequest{SandboxId: "new", Netns: nstest.New(t)})
+	if err != nil || got.GetAddresses()[0] != "10.249.9.3" {
+		t.Errorf("got %v, %v, want the address after the one that is taken", got, err)
+	}
+}
+
 // TestRootTraffic: pods reach each other and the node.
 func TestRootTraffic(t *testing.T) {
 	nstest.Require(t)

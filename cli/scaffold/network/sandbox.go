@@ -44,6 +44,9 @@ func (s sandbox) remove(dir string) error { return os.RemoveAll(s.file(dir)) }
 
 // loadSandboxes reads what earlier processes left.
 func loadSandboxes(dir string) (map[string]sandbox, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
 	files, err := filepath.Glob(filepath.Join(dir, "*.json"))
 	if err != nil {
 		return nil, err
