@@ -3,6 +3,7 @@ package plugins
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -201,8 +202,10 @@ func askAdmission(t *testing.T, admin *rest.Config) func() error {
 		if err != nil || got.Labels["example.keelson.dev/seen"] != "true" {
 			return fmt.Errorf("a good ConfigMap: got %v, %w, want the label", got.GetLabels(), err)
 		}
-		if _, err := maps.Create(context.Background(), settings("password"), metav1.CreateOptions{}); !apierrors.IsForbidden(err) {
-			return fmt.Errorf("a ConfigMap with a forbidden key: got %v, want 403", err)
+		if _, err := maps.Create(context.Background(), settings("password"), metav1.CreateOptions{}); err == nil {
+			return errors.New("a ConfigMap with a forbidden key was taken")
+		} else if !apierrors.IsForbidden(err) {
+			return fmt.Errorf("a ConfigMap with a forbidden key: %w, want 403", err)
 		}
 		return nil
 	}
