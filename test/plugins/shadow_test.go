@@ -39,7 +39,7 @@ func startShades(t *testing.T) *shades {
 		}
 		c.Shadows = &pluginhost.Shadows{
 			Client: func(name string) (pluginhost.KeyPair, error) {
-				p, err := creds.authority.ClientPair("system:plugin-shadow:"+name, nil, 0)
+				p, err := creds.Authority.ClientPair("system:plugin-shadow:"+name, nil, 0)
 				return pluginhost.KeyPair(p), err
 			},
 			Accept: func(_ context.Context, d pluginhost.Description) error {
