@@ -198,7 +198,8 @@ func (o *Options) goModule(files map[string]string) error {
 	if err != nil {
 		return err
 	}
-	text := strings.Replace(string(mod), "module "+module+"\n", "module "+o.Name+"\n", 1)
+	// The dot keeps a plugin "runtime" from being Go's own package.
+	text := strings.Replace(string(mod), "module "+module+"\n", "module plugins.local/"+o.Name+"\n", 1)
 	if at := strings.Index(text, "\ntool ("); at >= 0 { // of Keelson's own build
 		end := strings.Index(text[at:], "\n)\n")
 		text = text[:at] + text[at+end+2:]
