@@ -71,7 +71,7 @@ func (d *docs) testShadow(t *testing.T) {
 	if c.Message != "" || c.Dropped != 0 {
 		t.Errorf("got %+v", c)
 	}
-	for _, line := range strings.Split(d.kubectl(t, "get", "pods", "--namespace=shadow", "--output=jsonpath={range .items[*]}{.spec.nodeName}\n{end}"), "\n") {
+	for line := range strings.SplitSeq(d.kubectl(t, "get", "pods", "--namespace=shadow", "--output=jsonpath={range .items[*]}{.spec.nodeName}\n{end}"), "\n") {
 		if line = strings.TrimSpace(line); line != "" && line != node {
 			t.Errorf("a pod is on %q, want %s", line, node)
 		}
