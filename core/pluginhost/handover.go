@@ -275,7 +275,8 @@ func (v *supervisor) handOver() bool {
 			}
 		}
 	}
-	if len(v.alive) > 0 {
+	gone := v.dismissShadow() // it is started anew by the next host
+	if len(v.alive) > 0 || !gone {
 		return false
 	}
 	if v.current == nil {
