@@ -26,6 +26,9 @@ import (
 // and can take its own place.
 const upgradeCommand = "host-upgrade"
 
+// deciderName is its plugin that has a shadow; the others are those of the swap tests.
+const deciderName = "decider"
+
 // stateEnv names the file with the state that the program before left.
 const stateEnv = "KEELSON_TEST_STATE"
 
@@ -82,7 +85,18 @@ func (u *upgradeHost) serve() error {
 	defer cancel(nil)
 	cfg := config(u.dir, slog.New(slog.NewTextHandler(os.Stderr, nil)), u.creds)
 	cfg.BuiltIn = func(name string) (pluginhost.Command, bool) {
+		if name == deciderName {
+			return pluginhost.Command{Path: os.Args[0], Args: []string{"plugin-decide", name}}, true
+		}
 		return pluginhost.Command{Path: os.Args[0], Args: []string{"plugin-swap", name}}, true
+	}
+	cfg.Shadows = &pluginhost.Shadows{
+		Client: func(name string) (pluginhost.KeyPair, error) {
+			p, err := u.creds.Authority.ClientPair("system:plugin-shadow:"+name, nil, 0)
+			return pluginhost.KeyPair(p), err
+		},
+		Accept: func(context.Context, pluginhost.Description) error { return nil },
+		Revoke: func(context.Context, string) error { return nil },
 	}
 	cfg.Inherit = u.state
 	if len(os.Args) > 3 {
@@ -109,8 +123,16 @@ func (u *upgradeHost) serve() error {
 				return err
 			}
 			fmt.Println("ok")
+		case "shadow":
+			err := h.Ensure(pluginhost.Spec{
+				Name: deciderName, Kind: "scheduler", BuiltIn: true, Enabled: true, Config: []byte(`{"mark":"active"}`), Shadow: mark("shadow"),
+			})
+			if err != nil {
+				return err
+			}
+			fmt.Println("ok")
 		case "status":
-			s, _ := h.Status("worker")
+			s, _ := h.Status(argument)
 			text, err := json.Marshal(s)
 			if err != nil {
 				return err
@@ -150,6 +172,7 @@ func (u *upgradeHost) exec(h *pluginhost.Host, argument string) error {
 // upgradable is such a host as a process.
 type upgradable struct {
 	t     *testing.T
+	name  string // of the plugin that is looked at
 	dir   string
 	cmd   *exec.Cmd
 	in    io.WriteCloser
@@ -158,7 +181,7 @@ type upgradable struct {
 
 func startUpgradable(t *testing.T) *upgradable {
 	t.Helper()
-	u := &upgradable{t: t, dir: shortDir(t)}
+	u := &upgradable{t: t, name: "worker", dir: shortDir(t)}
 	u.cmd = exec.Command(os.Args[0], upgradeCommand, u.dir, "v1")
 	u.cmd.Stderr = os.Stderr
 	out, err := u.cmd.StdoutPipe()
@@ -213,7 +236,7 @@ func (u *upgradable) ensure(c swapConfig) {
 
 func (u *upgradable) status() (s pluginhost.Status) {
 	u.t.Helper()
-	u.tell("status")
+	u.tell("status " + u.name)
 	if err := json.Unmarshal([]byte(u.next()), &s); err != nil {
 		u.t.Fatal(err)
 	}
@@ -381,4 +404,32 @@ func TestHandOverVersion(t *testing.T) {
 	u.expect("ready")
 	u.ensure(swapConfig{Mark: "one"})
 	u.waitFor("it is started again", func(s pluginhost.Status) bool { return running(s) && s.PID != swapped.PID })
+}
+
+// TestHandOverShadow: a shadow ends with the host that it works for, and its plugin, whose
+// decisions were listened to, is taken over; the next host starts the shadow anew.
+func TestHandOverShadow(t *testing.T) {
+	u := startUpgradable(t)
+	u.name = deciderName
+	shadow := func() {
+		t.Helper()
+		u.tell("shadow")
+		u.expect("ok")
+	}
+	both := func(s pluginhost.Status) bool { return running(s) && s.Shadow.Phase == pluginhost.PhaseRunning }
+	shadow()
+	before := u.waitFor("both run", both)
+	u.tell("exec /proc/self/exe v1")
+	u.expect("ready")
+	if s := u.status(); s.PID != before.PID {
+		t.Errorf("after the exec: got %+v, want process %d", s, before.PID)
+	}
+	shadow()
+	after := u.waitFor("both run again", both)
+	if after.PID != before.PID || after.Shadow.PID == before.Shadow.PID {
+		t.Errorf("got processes %d and %d, want %d and a new one in the place of %d", after.PID, after.Shadow.PID, before.PID, before.Shadow.PID)
+	}
+	if got := children(t, u.cmd.Process.Pid); len(got) != 2 {
+		t.Errorf("children %v, want two", got)
+	}
 }
