@@ -132,6 +132,15 @@ func (s *swapper) told(ctx context.Context, file string) bool {
 	}
 }
 
+// freeze stops the process. The signal may reach this thread after the others.
+func freeze() error {
+	if err := syscall.Kill(os.Getpid(), syscall.SIGSTOP); err != nil {
+		return err
+	}
+	<-make(chan int)
+	return nil
+}
+
 // Warm implements kit.WarmStandby.
 func (s *swapper) Warm(ctx context.Context, warm func()) error {
 	switch s.Mode {
@@ -146,7 +155,7 @@ func (s *swapper) Warm(ctx context.Context, warm func()) error {
 		}
 		warm()
 	case "freeze":
-		return syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+		return freeze()
 	default:
 		warm()
 	}
@@ -184,7 +193,7 @@ func (s *swapper) Start(ctx context.Context) error {
 			s.env.Health.SetDegraded("one leg is missing")
 		}
 	case "freeze-active":
-		return syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+		return freeze()
 	case "streams":
 		s.stream()
 		s.env.Health.SetReady()
