@@ -89,7 +89,7 @@ func (h *healthChecks) set(key string, port int32, local int) {
 		}
 		c.listener = listener
 		c.local.Store(int64(local)) // before the first request, which may wait since the process before
-		h.served.Go(func() { // ends with Close, in set or close
+		h.served.Go(func() {        // ends with Close, in set or close
 			if err := c.server.Serve(listener); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
 				h.log.Error("Health check port of a service failed", "service", key, "err", err)
 			}

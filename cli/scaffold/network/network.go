@@ -150,7 +150,7 @@ func (n *network) setUp(text string, others map[netip.Addr]bool) error {
 	}
 	n.cidr, n.bridge, n.reason, n.others = cidr, index, "", others
 	n.env.Health.SetReady()
-	n.env.Log.Info("Pod network is up", "bridge", n.config.Bridge, "podCIDR", cidr.String(), "sandboxes", len(n.sandboxes))
+	n.env.Log.Info("Pod network is up", "bridge", n.config.Bridge, "range", cidr.String(), "sandboxes", len(n.sandboxes))
 	return nil
 }
 

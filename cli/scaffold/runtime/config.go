@@ -2,6 +2,7 @@ package main
 
 import (
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -56,10 +57,5 @@ func (c *Config) allows(image string) bool {
 	if rest == "" || !strings.ContainsAny(registry, ".:") && registry != "localhost" {
 		registry = "docker.io" // what a name without a registry means
 	}
-	for _, r := range c.Registries {
-		if r == registry {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(c.Registries, registry)
 }
