@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os"
 	"slices"
-	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -20,22 +18,13 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"keelson.dev/keelson/test/rounds"
 )
 
-// swapRounds is how often each plugin is swapped: a few times in CI, 50 times where
+// swapRounds is how often each plugin is swapped: a few times in CI, more where
 // KEELSON_ROUNDS says so.
-func swapRounds(t *testing.T) int {
-	t.Helper()
-	text := os.Getenv("KEELSON_ROUNDS")
-	if text == "" {
-		return 3
-	}
-	n, err := strconv.Atoi(text)
-	if err != nil || n < 1 {
-		t.Fatalf("KEELSON_ROUNDS=%q: want a number of at least 1", text)
-	}
-	return n
-}
+func swapRounds(t *testing.T) int { return rounds.Or(t, 3) }
 
 // testSwapPlugins swaps each plugin for itself, time and again, while users of the cluster
 // notice nothing: requests over new and old connections, look-ups, pods that come and go.

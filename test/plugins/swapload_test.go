@@ -26,22 +26,12 @@ import (
 	"keelson.dev/keelson/plugins/kit"
 	"keelson.dev/keelson/proto/api/v1alpha1"
 	"keelson.dev/keelson/proto/api/v1alpha1/client"
+	"keelson.dev/keelson/test/rounds"
 )
 
 // swapRounds is how often each plugin is swapped: a few times in CI, more where
 // KEELSON_ROUNDS says so.
-func swapRounds(t *testing.T) int {
-	t.Helper()
-	text := os.Getenv("KEELSON_ROUNDS")
-	if text == "" {
-		return 3
-	}
-	n, err := strconv.Atoi(text)
-	if err != nil || n < 1 {
-		t.Fatalf("KEELSON_ROUNDS=%q: want a number of at least 1", text)
-	}
-	return n
-}
+func swapRounds(t *testing.T) int { return rounds.Or(t, 3) }
 
 // freshTokens are more than are asked about within the time that an answer is remembered.
 const freshTokens = 1000
