@@ -1,7 +1,6 @@
 package kernel
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -327,19 +326,19 @@ func (r *replacer) execute(path string, s *succession) error {
 	files := []*os.File{r.lock.file}
 	s.Lock, s.Listener, s.Caller = 0, -1, -1
 	var err error
-	if s.Lock, err = number(r.lock.file); err != nil {
+	if s.Lock, err = pluginhost.Descriptor(r.lock.file); err != nil {
 		return err
 	}
 	if r.listener != nil {
 		files = append(files, r.listener)
-		if s.Listener, err = number(r.listener); err != nil {
+		if s.Listener, err = pluginhost.Descriptor(r.listener); err != nil {
 			return err
 		}
 	}
 	if file := r.caller.file(); file != nil {
 		defer func() { _ = file.Close() }()
 		files = append(files, file)
-		if s.Caller, err = number(file); err != nil {
+		if s.Caller, err = pluginhost.Descriptor(file); err != nil {
 			return err
 		}
 	}
@@ -351,7 +350,7 @@ func (r *replacer) execute(path string, s *succession) error {
 		return err
 	}
 	defer func() { _ = memory.Close() }()
-	at, err := number(memory)
+	at, err := pluginhost.Descriptor(memory)
 	if err != nil {
 		return err
 	}
@@ -364,15 +363,6 @@ func (r *replacer) execute(path string, s *succession) error {
 		return fmt.Errorf("execute %s: %w", path, err)
 	}
 	return nil
-}
-
-// number is a file's descriptor; Fd would make it block.
-func number(f *os.File) (n int, err error) {
-	raw, err := f.SyscallConn()
-	if err == nil {
-		err = raw.Control(func(fd uintptr) { n = int(fd) })
-	}
-	return n, err
 }
 
 // seal writes a succession to a file in memory that nobody can change.
@@ -420,7 +410,7 @@ func receiveSuccession() (*succession, error) {
 		return nil, fmt.Errorf("read what the kernel before left: %w", err)
 	}
 	s := &succession{}
-	if err := json.NewDecoder(bytes.NewReader(data)).Decode(s); err != nil {
+	if err := json.Unmarshal(data, s); err != nil {
 		return nil, fmt.Errorf("read what the kernel before left: %w", err)
 	}
 	for _, fd := range []int{s.Lock, s.Listener, s.Caller} {

@@ -145,7 +145,7 @@ func (r *replacer) serveControl() (*control, error) {
 			if err != nil {
 				return
 			}
-			c.serving.Go(func() { r.serve(ctx, newConn(conn)) })
+			c.serving.Go(func() { r.serve(ctx, conn) })
 		}
 	})
 	return c, nil
@@ -160,23 +160,18 @@ func (c *control) close() {
 	c.serving.Wait()
 }
 
-// controlConn is a connection of which the one request was not read yet.
-type controlConn struct{ conn *net.UnixConn }
-
-func newConn(conn *net.UnixConn) controlConn { return controlConn{conn} }
-
-// request reads it, of a peer that may ask.
-func (c controlConn) request() (*controlRequest, error) {
-	if err := allowed(c.conn); err != nil {
+// readRequest reads the one request of a connection, if its peer may ask.
+func readRequest(conn *net.UnixConn) (*controlRequest, error) {
+	if err := allowed(conn); err != nil {
 		return nil, err
 	}
 	const longest = 64 << 10
-	_ = c.conn.SetReadDeadline(time.Now().Add(callerWait))
-	line, err := bufio.NewReaderSize(io.LimitReader(c.conn, longest), 1024).ReadBytes('\n')
+	_ = conn.SetReadDeadline(time.Now().Add(callerWait))
+	line, err := bufio.NewReaderSize(io.LimitReader(conn, longest), 1024).ReadBytes('\n')
 	if err != nil {
 		return nil, fmt.Errorf("read the request: %w", err)
 	}
-	_ = c.conn.SetReadDeadline(time.Time{})
+	_ = conn.SetReadDeadline(time.Time{})
 	request := &controlRequest{}
 	if err := json.Unmarshal(line, request); err != nil {
 		return nil, fmt.Errorf("decode the request: %w", err)
@@ -209,9 +204,9 @@ func allowed(conn *net.UnixConn) error {
 }
 
 // serve answers one request. An upgrade's connection goes along to the new kernel.
-func (r *replacer) serve(ctx context.Context, conn controlConn) {
-	request, err := conn.request()
-	c := newCaller(conn.conn)
+func (r *replacer) serve(ctx context.Context, conn *net.UnixConn) {
+	request, err := readRequest(conn)
+	c := newCaller(conn)
 	if err != nil {
 		c.end(err)
 		return

@@ -176,15 +176,22 @@ func (st *State) file(at int) (*os.File, error) {
 func (st *State) Number() error {
 	st.Descriptors = make([]int, len(st.Files))
 	for i, f := range st.Files {
-		raw, err := f.SyscallConn() // Fd would make it block
-		if err == nil {
-			err = raw.Control(func(fd uintptr) { st.Descriptors[i] = int(fd) })
-		}
-		if err != nil {
+		var err error
+		if st.Descriptors[i], err = Descriptor(f); err != nil {
 			return fmt.Errorf("hand over %s: %w", f.Name(), err)
 		}
 	}
 	return nil
+}
+
+// Descriptor is the number of an open file, for a program that inherits it. Unlike Fd it
+// leaves the file as it is: Fd makes it block.
+func Descriptor(f *os.File) (n int, err error) {
+	raw, err := f.SyscallConn()
+	if err == nil {
+		err = raw.Control(func(fd uintptr) { n = int(fd) })
+	}
+	return n, err
 }
 
 // Open takes the files that this program inherited. From then on its children do not.
@@ -232,12 +239,9 @@ func inherit(files []*os.File, on bool) error {
 	}
 	var errs []error
 	for _, f := range files {
-		raw, err := f.SyscallConn() // Fd would make it block
+		fd, err := Descriptor(f)
 		if err == nil {
-			err = errors.Join(err, raw.Control(func(fd uintptr) {
-				_, fault := unix.FcntlInt(fd, unix.F_SETFD, flags)
-				err = fault
-			}))
+			_, err = unix.FcntlInt(uintptr(fd), unix.F_SETFD, flags)
 		}
 		errs = append(errs, err)
 	}

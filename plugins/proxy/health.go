@@ -79,24 +79,25 @@ func (h *healthChecks) set(key string, port int32, local int) {
 	if port == 0 {
 		return
 	}
-	if c == nil {
-		c = &healthCheck{port: port}
-		c.server = &http.Server{Handler: c.handler(key), ReadHeaderTimeout: 5 * time.Second, ConnState: h.follow, ErrorLog: slog.NewLogLogger(h.log.Handler(), slog.LevelDebug)}
-		listener, err := h.env.Listener(context.Background(), "tcp", c.address())
-		if err != nil {
-			h.log.Error("Health check port of a service cannot be opened", "service", key, "port", port, "err", err)
-			return
-		}
-		c.listener = listener
-		c.local.Store(int64(local)) // before the first request, which may wait since the process before
-		h.served.Go(func() {        // ends with Close, in set or close
-			if err := c.server.Serve(listener); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
-				h.log.Error("Health check port of a service failed", "service", key, "err", err)
-			}
-		})
-		h.open[key] = c
+	if c != nil {
+		c.local.Store(int64(local))
+		return
 	}
-	c.local.Store(int64(local))
+	c = &healthCheck{port: port}
+	c.local.Store(int64(local)) // before the first request, which may wait since the process before
+	c.server = &http.Server{Handler: c.handler(key), ReadHeaderTimeout: 5 * time.Second, ConnState: h.follow, ErrorLog: slog.NewLogLogger(h.log.Handler(), slog.LevelDebug)}
+	listener, err := h.env.Listener(context.Background(), "tcp", c.address())
+	if err != nil {
+		h.log.Error("Health check port of a service cannot be opened", "service", key, "port", port, "err", err)
+		return
+	}
+	c.listener = listener
+	h.served.Go(func() { // ends with Close, in set or close
+		if err := c.server.Serve(listener); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+			h.log.Error("Health check port of a service failed", "service", key, "err", err)
+		}
+	})
+	h.open[key] = c
 }
 
 func (c *healthCheck) address() string { return fmt.Sprintf(":%d", c.port) }
