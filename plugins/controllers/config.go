@@ -9,13 +9,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-// names are the controllers there are, in the order in which they start.
-var names = []string{
-	"namespace", "serviceaccount", "rootca", "nodeipam", "nodelifecycle", "tainteviction",
-	"deployment", "replicaset", "replicationcontroller", "endpointslice", "endpoints", "endpointslicemirroring",
-	"garbagecollector", "podgc", "resourcequota", "pvcprotection", "pvprotection", "vacprotection", "disruption",
-}
-
 // Config is the plugin's configuration.
 type Config struct {
 	// Controllers to run. "*" stands for all, "-name" takes one out whatever
@@ -75,8 +68,8 @@ func (c *Config) SetDefaults() {
 func (c *Config) Validate() field.ErrorList {
 	var errs field.ErrorList
 	for i, s := range c.Controllers {
-		if name := strings.TrimPrefix(s, "-"); s != "*" && !slices.Contains(names, name) {
-			errs = append(errs, field.NotSupported(field.NewPath("controllers").Index(i), s, append([]string{"*"}, names...)))
+		if name := strings.TrimPrefix(s, "-"); s != "*" && !slices.Contains(names(), name) {
+			errs = append(errs, field.NotSupported(field.NewPath("controllers").Index(i), s, append([]string{"*"}, names()...)))
 		}
 	}
 	if c.NodeMonitorPeriod.Duration < 100*time.Millisecond {

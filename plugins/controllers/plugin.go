@@ -1,6 +1,9 @@
 package controllers
 
 import (
+	"slices"
+	"strings"
+
 	rbacv1 "k8s.io/api/rbac/v1"
 
 	"keelson.dev/keelson/plugins/kit"
@@ -12,7 +15,7 @@ var Plugin = kit.Plugin{
 	Kind:         "controllers",
 	Description:  "Keeps deployments, endpoints, namespaces, nodes and their dependents as they were asked for.",
 	Scope:        kit.ScopeCluster,
-	Rules:        rules,
+	Rules:        rules(),
 	ConfigSchema: schema,
 	InProcess:    true,
 	New:          func(env *kit.Env) (kit.Runner, error) { return New(env) },
@@ -20,20 +23,27 @@ var Plugin = kit.Plugin{
 
 // rules: the namespace controller and the garbage collector see and delete
 // objects of any kind, also of kinds made later, so those verbs are on all.
-// What the others write is listed.
-var rules = []rbacv1.PolicyRule{
-	{APIGroups: []string{"*"}, Resources: []string{"*"}, Verbs: []string{"get", "list", "watch", "patch", "delete", "deletecollection"}},
-	{NonResourceURLs: []string{"/api", "/api/*", "/apis", "/apis/*", "/version"}, Verbs: []string{"get"}},
-	{APIGroups: []string{"apps"}, Resources: []string{"deployments", "deployments/status", "deployments/finalizers", "replicasets/status", "replicasets/finalizers"}, Verbs: []string{"update"}},
-	{APIGroups: []string{"apps"}, Resources: []string{"replicasets"}, Verbs: []string{"create", "update"}},
-	{APIGroups: []string{""}, Resources: []string{"replicationcontrollers/status", "replicationcontrollers/finalizers"}, Verbs: []string{"update"}},
-	{APIGroups: []string{""}, Resources: []string{"pods", "serviceaccounts", "configmaps", "endpoints", "events"}, Verbs: []string{"create", "update"}},
-	{APIGroups: []string{""}, Resources: []string{"pods/status", "pods/finalizers", "nodes/status", "namespaces/status", "namespaces/finalize", "services/finalizers", "endpoints/finalizers"}, Verbs: []string{"update", "patch"}},
-	{APIGroups: []string{""}, Resources: []string{"endpoints/restricted"}, Verbs: []string{"create"}},
-	{APIGroups: []string{"discovery.k8s.io"}, Resources: []string{"endpointslices", "endpointslices/restricted"}, Verbs: []string{"create", "update"}},
-	{APIGroups: []string{""}, Resources: []string{"resourcequotas/status"}, Verbs: []string{"update"}},
-	{APIGroups: []string{"policy"}, Resources: []string{"poddisruptionbudgets/status"}, Verbs: []string{"update"}},
-	{APIGroups: []string{"events.k8s.io"}, Resources: []string{"events"}, Verbs: []string{"create", "update"}},
+// What the others write, each says itself.
+func rules() []rbacv1.PolicyRule {
+	out := []rbacv1.PolicyRule{
+		{APIGroups: []string{"*"}, Resources: []string{"*"}, Verbs: []string{"get", "list", "watch", "patch", "delete", "deletecollection"}},
+		{NonResourceURLs: []string{"/api", "/api/*", "/apis", "/apis/*", "/version"}, Verbs: []string{"get"}},
+		allow("", "create,update", "events"),
+		allow("events.k8s.io", "create,update", "events"),
+	}
+	for _, d := range definitions {
+		for _, r := range d.rules {
+			if !slices.ContainsFunc(out, func(o rbacv1.PolicyRule) bool { return o.String() == r.String() }) {
+				out = append(out, r)
+			}
+		}
+	}
+	return out
+}
+
+// allow is a rule for resources of one group; verbs are parted by commas.
+func allow(group, verbs string, resources ...string) rbacv1.PolicyRule {
+	return rbacv1.PolicyRule{APIGroups: []string{group}, Resources: resources, Verbs: strings.Split(verbs, ",")}
 }
 
 const schema = `{

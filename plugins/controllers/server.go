@@ -18,26 +18,9 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 
-	"keelson.dev/keelson/plugins/controllers/internal/accounts"
 	"keelson.dev/keelson/plugins/controllers/internal/control"
-	"keelson.dev/keelson/plugins/controllers/internal/deployment"
-	"keelson.dev/keelson/plugins/controllers/internal/disruption"
-	"keelson.dev/keelson/plugins/controllers/internal/endpoints"
-	"keelson.dev/keelson/plugins/controllers/internal/garbage"
-	"keelson.dev/keelson/plugins/controllers/internal/namespaces"
-	"keelson.dev/keelson/plugins/controllers/internal/nodes"
-	"keelson.dev/keelson/plugins/controllers/internal/podgc"
-	"keelson.dev/keelson/plugins/controllers/internal/protection"
-	"keelson.dev/keelson/plugins/controllers/internal/replicaset"
-	"keelson.dev/keelson/plugins/controllers/internal/resourcequota"
 	"keelson.dev/keelson/plugins/kit"
 )
-
-// controller is a part of the server: made with its handlers registered, then
-// run until its context ends.
-type controller interface {
-	Run(ctx context.Context) error
-}
 
 // Server runs the controllers.
 type Server struct {
@@ -87,65 +70,17 @@ func (s *Server) build() error {
 		return err
 	}
 	s.controllers = map[string]controller{}
-	for _, name := range names {
-		if !s.config.enabled(name) {
+	for _, d := range definitions {
+		if !s.config.enabled(d.name) {
 			continue
 		}
-		c, err := s.make(name)
+		c, err := d.make(s.context, &s.config)
 		if err != nil {
-			return fmt.Errorf("make controller %s: %w", name, err)
+			return fmt.Errorf("make controller %s: %w", d.name, err)
 		}
-		s.controllers[name] = c
+		s.controllers[d.name] = c
 	}
 	return nil
-}
-
-func (s *Server) make(name string) (controller, error) {
-	c, cfg := s.context, &s.config
-	switch name {
-	case "namespace":
-		return namespaces.New(c)
-	case "serviceaccount":
-		return accounts.NewAccounts(c)
-	case "rootca":
-		return accounts.NewRootCA(c)
-	case "nodeipam":
-		return nodes.NewIPAM(c, cfg.NodeCIDRMaskSizeIPv4, cfg.NodeCIDRMaskSizeIPv6)
-	case "nodelifecycle":
-		return nodes.NewLifecycle(c, nodes.Timing{
-			Period: cfg.NodeMonitorPeriod.Duration, Grace: cfg.NodeMonitorGracePeriod.Duration,
-			StartupGrace: cfg.NodeStartupGracePeriod.Duration, EvictionInterval: cfg.NodeEvictionInterval.Duration,
-		})
-	case "tainteviction":
-		return nodes.NewEviction(c)
-	case "deployment":
-		return deployment.New(c)
-	case "replicaset":
-		return replicaset.New(c)
-	case "replicationcontroller":
-		return replicaset.NewReplication(c)
-	case "endpointslice":
-		return endpoints.NewSlices(c)
-	case "endpoints":
-		return endpoints.NewLegacy(c)
-	case "endpointslicemirroring":
-		return endpoints.NewMirror(c)
-	case "garbagecollector":
-		return garbage.New(c), nil
-	case "podgc":
-		return podgc.New(c, *cfg.TerminatedPodThreshold), nil
-	case "resourcequota":
-		return resourcequota.New(c)
-	case "pvcprotection":
-		return protection.NewClaims(c)
-	case "pvprotection":
-		return protection.NewVolumes(c)
-	case "vacprotection":
-		return protection.NewClasses(c)
-	case "disruption":
-		return disruption.New(c)
-	}
-	return nil, fmt.Errorf("no controller is called %q", name)
 }
 
 // warmer is a controller that keeps more than the shared informers while in standby.
@@ -246,7 +181,7 @@ func (s *Server) Close() {
 
 func (s *Server) running() []string {
 	var out []string
-	for _, name := range names {
+	for _, name := range names() {
 		if s.controllers[name] != nil {
 			out = append(out, name)
 		}
