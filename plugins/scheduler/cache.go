@@ -5,6 +5,7 @@ import (
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 )
 
@@ -74,6 +75,9 @@ type nodeCache struct {
 	anti   int            // pods with required anti-affinity
 	social int            // pods that score others
 	next   int            // where in list the next search starts
+
+	namespaces namespaceLabels
+	services   func(*corev1.Pod) []labels.Selector // those that select the pod
 }
 
 // placed is where a pod is. assumed: by our decision, not yet by an event.
@@ -84,7 +88,10 @@ type placed struct {
 }
 
 func newCache() *nodeCache {
-	return &nodeCache{nodes: map[string]*nodeInfo{}, pods: map[types.UID]*placed{}, images: map[string]int{}}
+	return &nodeCache{
+		nodes: map[string]*nodeInfo{}, pods: map[types.UID]*placed{}, images: map[string]int{},
+		namespaces: func(string) labels.Set { return nil }, services: func(*corev1.Pod) []labels.Selector { return nil },
+	}
 }
 
 // setNode takes in a new or changed node.

@@ -51,3 +51,8 @@ func (c *Config) Validate() field.ErrorList {
 	}
 	return errs
 }
+
+// profiles are the configured profiles by schedulerName, without their parts.
+func (c *Config) profiles() map[string]*profile {
+	return map[string]*profile{c.SchedulerName: defaultProfile(c.SchedulerName, c.PercentageOfNodesToScore)}
+}

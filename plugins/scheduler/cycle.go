@@ -1,7 +1,9 @@
 package scheduler
 
 import (
-	"k8s.io/apimachinery/pkg/labels"
+	"context"
+
+	corev1 "k8s.io/api/core/v1"
 )
 
 // Below minNodes the search looks at all nodes. Above, it ends when enough
@@ -14,55 +16,128 @@ type decision struct {
 	message string // why none
 	blame   filterSet
 	nodes   int
-	placed  bool // it had a node already
+	placed  bool      // it had a node already
+	parts   []concern // reserved on the node
+	err     error     // the attempt failed, whatever the nodes are like
 }
 
 // decide finds a node for the pod and takes its resources there, in one step
 // under the cache's lock.
-func (c *nodeCache) decide(p *podInfo, percentage int, namespaces namespaceLabels, services func() []labels.Selector) decision {
+func (c *nodeCache) decide(ctx context.Context, p *podInfo, pr *profile) decision {
+	parts, no := pr.beginParts(p)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	// Somebody else may have bound it while it waited for us.
 	if c.pods[p.pod.UID] != nil {
 		return decision{placed: true}
 	}
-	d := c.decideLocked(p, percentage, namespaces, services)
-	if d.node != "" {
-		c.assumeLocked(p, d.node)
+	d := c.decideLocked(ctx, p, pr, parts, no)
+	if d.node == "" {
+		return d
 	}
+	for i, one := range parts {
+		if err := one.state.reserve(d.node); err != nil {
+			for _, done := range parts[:i+1] {
+				done.state.unreserve(d.node)
+			}
+			return decision{nodes: d.nodes, err: err, message: err.Error()}
+		}
+	}
+	d.parts = parts
+	c.assumeLocked(p, d.node)
 	return d
 }
 
 // decideLocked finds a node for a pod that has none.
-func (c *nodeCache) decideLocked(p *podInfo, percentage int, namespaces namespaceLabels, services func() []labels.Selector) decision {
-	total := len(c.list)
-	a := newAttempt(c, p, namespaces)
-	feasible := c.search(a, percentage)
+func (c *nodeCache) decideLocked(ctx context.Context, p *podInfo, pr *profile, parts []concern, no *rejection) decision {
+	a := newAttempt(c, p, pr, parts)
+	if no != nil {
+		a.invalid = no
+	}
+	feasible, why := c.search(a)
+	scores, err := c.narrow(ctx, a, &feasible, why)
+	if err != nil {
+		return decision{nodes: len(c.list), err: err, message: err.Error()}
+	}
 	if len(feasible) == 0 {
-		if a.blame == 0 {
-			a.blame = allFilters
-		}
-		return decision{message: a.message(total), blame: a.blame, nodes: total}
+		return c.nowhere(a, why)
 	}
-	var selectors []labels.Selector
-	if p.owner == "" && len(feasible) > 1 {
-		selectors = services()
-	}
-	n := best(c, a, feasible, selectors)
-	return decision{node: n.name, nodes: total}
+	return decision{node: best(c, a, feasible, scores).name, nodes: len(c.list)}
 }
 
-func (c *nodeCache) search(a *attempt, percentage int) []*nodeInfo {
+// nowhere is the decision on a pod that no node will do for.
+func (c *nodeCache) nowhere(a *attempt, why *account) decision {
+	d := decision{nodes: len(c.list), message: why.message(len(c.list), a.invalid), blame: why.blame}
 	if a.invalid != nil {
-		return nil
+		d.blame = a.invalid.filter
+	}
+	if d.blame == 0 {
+		d.blame = allFilters
+	}
+	return d
+}
+
+// narrow lets the parts that can look at all nodes at once do so. As the lock is
+// let go for that, the nodes are looked at again then.
+func (c *nodeCache) narrow(ctx context.Context, a *attempt, feasible *[]*nodeInfo, why *account) (map[string]int64, error) {
+	var sums map[string]int64
+	for _, one := range a.parts {
+		part, ok := one.state.(partNarrower)
+		if !ok || len(*feasible) == 0 {
+			continue
+		}
+		nodes := make([]*corev1.Node, len(*feasible))
+		for i, n := range *feasible {
+			nodes[i] = n.node
+		}
+		c.mu.Unlock()
+		got, err := part.narrow(ctx, nodes)
+		c.mu.Lock()
+		if err != nil {
+			return nil, err
+		}
+		*a = *newAttempt(c, a.pod, a.profile, a.parts)
+		var kept []*nodeInfo
+		for _, n := range *feasible {
+			no := got.rejected[n.name]
+			if no != nil {
+				no.filter |= one.part.filter()
+			} else if n.node != nil {
+				no = a.fits(n)
+			}
+			switch {
+			case no != nil:
+				why.add(no)
+			case n.node != nil:
+				kept = append(kept, n)
+			}
+		}
+		*feasible = kept
+		for name, score := range got.scores {
+			if sums == nil {
+				sums = map[string]int64{}
+			}
+			sums[name] += score
+		}
+	}
+	return sums, nil
+}
+
+// search looks for nodes that suit, and accounts for those that do not.
+func (c *nodeCache) search(a *attempt) ([]*nodeInfo, *account) {
+	why := &account{}
+	if a.invalid != nil {
+		return nil, why
 	}
 	total := len(c.list)
-	want := enough(total, percentage)
+	want := enough(total, a.profile.percentage)
 	feasible := make([]*nodeInfo, 0, want)
 	start, looked := c.next, 0
 	for ; looked < total && len(feasible) < want; looked++ {
 		n := c.list[(start+looked)%total]
-		if a.fits(n) {
+		if no := a.fits(n); no != nil {
+			why.add(no)
+		} else {
 			feasible = append(feasible, n)
 		}
 	}
@@ -70,7 +145,33 @@ func (c *nodeCache) search(a *attempt, percentage int) []*nodeInfo {
 	if total > 0 {
 		c.next = (start + looked) % total
 	}
-	return feasible
+	return feasible, why
+}
+
+// verdict is what the filters say of one node.
+type verdict struct {
+	node *corev1.Node
+	no   *rejection // nil: it suits
+}
+
+// explain is what the filters say of every node, for a pod that has none.
+func (c *nodeCache) explain(p *podInfo, pr *profile) []verdict {
+	parts, no := pr.beginParts(p)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	a := newAttempt(c, p, pr, parts)
+	if no != nil {
+		a.invalid = no
+	}
+	out := make([]verdict, 0, len(c.list))
+	for _, n := range c.list {
+		v := verdict{node: n.node, no: a.invalid}
+		if v.no == nil {
+			v.no = a.fits(n)
+		}
+		out = append(out, v)
+	}
+	return out
 }
 
 // enough is how many suitable nodes end the search.

@@ -12,7 +12,7 @@ import (
 )
 
 // filterSet is a set of filters, as bits.
-type filterSet uint16
+type filterSet uint32
 
 // The filters, named as upstream's plugins.
 const (
@@ -24,6 +24,15 @@ const (
 	filterNodeResourcesFit
 	filterPodTopologySpread
 	filterInterPodAffinity
+	filterNodeDeclaredFeatures
+	// Those of parts.
+	filterVolumeRestrictions
+	filterNodeVolumeLimits
+	filterVolumeBinding
+	filterVolumeZone
+	filterDynamicResources
+	filterGangScheduling
+	filterExtenders
 
 	allFilters filterSet = 1<<iota - 1
 )
@@ -45,13 +54,13 @@ const (
 // attempt is one pod's way through filters and scores, with what is worked out
 // once for all nodes.
 type attempt struct {
-	pod        *podInfo
-	namespaces namespaceLabels
-	spread     []*spreadConstraint // required
-	social     *socialState        // nil: no required terms anywhere
-	blame      filterSet
-	reasons    map[string]int
-	invalid    error // the pod's selectors cannot be read
+	cache   *nodeCache
+	pod     *podInfo
+	profile *profile
+	parts   []concern
+	spread  []*spreadConstraint // required
+	social  *socialState        // nil: no required terms anywhere
+	invalid *rejection          // no node will do
 }
 
 var (
@@ -65,48 +74,93 @@ var (
 
 // newAttempt prepares the filters that look at more than one node. The cache
 // must be locked until the attempt has ended.
-func newAttempt(c *nodeCache, pod *podInfo, namespaces namespaceLabels) *attempt {
-	a := &attempt{pod: pod, namespaces: namespaces, reasons: map[string]int{}, invalid: pod.invalid}
-	a.spread = requiredSpread(c, a)
-	if len(pod.required)+len(pod.requiredAnti) > 0 || c.anti > 0 {
+func newAttempt(c *nodeCache, pod *podInfo, pr *profile, parts []concern) *attempt {
+	a := &attempt{cache: c, pod: pod, profile: pr, parts: parts}
+	if pod.invalid != nil {
+		a.invalid = rejectForGood(pod.invalid.Error())
+		a.invalid.filter = allFilters
+	}
+	if a.on(filterPodTopologySpread) {
+		a.spread = requiredSpread(c, a)
+	}
+	if a.on(filterInterPodAffinity) && (len(pod.required)+len(pod.requiredAnti) > 0 || c.anti > 0) {
 		a.social = newSocialState(c, a)
 	}
 	return a
 }
 
-// fits tells whether the pod may be on the node. If not, the first filter that
-// says so is blamed, with its reasons.
-func (a *attempt) fits(n *nodeInfo) bool {
-	p := a.pod.pod
-	if n.node.Spec.Unschedulable && !schedulinghelper.TolerationsTolerateTaint(quiet, p.Spec.Tolerations, &taintUnschedulable, true) {
-		return a.reject(filterNodeUnschedulable, reasonUnschedulable)
+func (a *attempt) on(f filterSet) bool { return a.profile.filters&f != 0 }
+
+// fits tells why the pod may not be on the node, by the first filter that says so.
+// Nil: it may.
+func (a *attempt) fits(n *nodeInfo) *rejection {
+	if no := a.fitsItself(n); no != nil {
+		return no
 	}
-	if p.Spec.NodeName != "" && p.Spec.NodeName != n.name {
-		return a.reject(filterNodeName, reasonNodeName)
+	if a.on(filterNodePorts) && len(a.pod.ports) > 0 && portsConflict(n, a.pod.ports) {
+		return noPorts
 	}
-	if len(n.node.Spec.Taints) > 0 {
-		taint, bad := schedulinghelper.FindMatchingUntoleratedTaint(quiet, n.node.Spec.Taints, p.Spec.Tolerations, blocksScheduling, true)
-		if bad {
-			return a.reject(filterTaintToleration, fmt.Sprintf("node(s) had untolerated taint {%s: %s}", taint.Key, taint.Value))
+	if a.on(filterNodeResourcesFit) {
+		if no := a.fitsResources(n); no != nil {
+			return no
 		}
 	}
-	if p.Spec.NodeSelector != nil || p.Spec.Affinity != nil {
-		if ok, err := a.pod.affinity.Match(n.node); !ok || err != nil {
-			return a.reject(filterNodeAffinity, reasonNodeAffinity)
+	for i := range a.parts {
+		if no := a.parts[i].state.fits(n); no != nil {
+			no.filter |= a.parts[i].part.filter()
+			return no
 		}
 	}
-	if len(a.pod.ports) > 0 && portsConflict(n, a.pod.ports) {
-		return a.reject(filterNodePorts, reasonNodePorts)
+	if no := a.fitsSpread(n); no != nil {
+		return no
 	}
-	return a.fitsResources(n) && a.fitsSpread(n) && a.fitsSocially(n)
+	return a.fitsSocially(n)
 }
 
-func (a *attempt) reject(f filterSet, reasons ...string) bool {
-	a.blame |= f
-	for _, r := range reasons {
-		a.reasons[r]++
+// Rejections that are always the same.
+var (
+	noUnschedulable = &rejection{[]string{reasonUnschedulable}, true, filterNodeUnschedulable}
+	noNodeName      = &rejection{[]string{reasonNodeName}, true, filterNodeName}
+	noNodeAffinity  = &rejection{[]string{reasonNodeAffinity}, true, filterNodeAffinity}
+	noPorts         = &rejection{[]string{reasonNodePorts}, false, filterNodePorts}
+	noSpread        = &rejection{[]string{reasonSpread}, false, filterPodTopologySpread}
+	noSpreadLabel   = &rejection{[]string{reasonSpreadLabel}, true, filterPodTopologySpread}
+	noAffinity      = &rejection{[]string{reasonAffinity}, true, filterInterPodAffinity}
+	noAntiAffinity  = &rejection{[]string{reasonAntiAffinity}, false, filterInterPodAffinity}
+	noExistingAnti  = &rejection{[]string{reasonExistingAnti}, false, filterInterPodAffinity}
+)
+
+// fitsItself asks the filters that look at the node alone, not at its pods.
+func (a *attempt) fitsItself(n *nodeInfo) *rejection {
+	p := a.pod.pod
+	if n.node.Spec.Unschedulable && a.on(filterNodeUnschedulable) &&
+		!schedulinghelper.TolerationsTolerateTaint(quiet, p.Spec.Tolerations, &taintUnschedulable, true) {
+		return noUnschedulable
 	}
-	return false
+	if p.Spec.NodeName != "" && p.Spec.NodeName != n.name && a.on(filterNodeName) {
+		return noNodeName
+	}
+	if len(n.node.Spec.Taints) > 0 && a.on(filterTaintToleration) {
+		taint, bad := schedulinghelper.FindMatchingUntoleratedTaint(quiet, n.node.Spec.Taints, p.Spec.Tolerations, blocksScheduling, true)
+		if bad {
+			return &rejection{[]string{fmt.Sprintf("node(s) had untolerated taint {%s: %s}", taint.Key, taint.Value)}, true, filterTaintToleration}
+		}
+	}
+	if a.on(filterNodeAffinity) && !a.fitsAffinity(n) {
+		return noNodeAffinity
+	}
+	return nil
+}
+
+func (a *attempt) fitsAffinity(n *nodeInfo) bool {
+	if added := a.profile.addedAffinity.required; added != nil && !added.Match(n.node) {
+		return false
+	}
+	if !a.pod.hasAffinity {
+		return true
+	}
+	ok, err := a.pod.affinity.Match(n.node)
+	return ok && err == nil
 }
 
 // portsConflict: a port on all addresses is in the way of the same port on any.
@@ -121,46 +175,99 @@ func portsConflict(n *nodeInfo, want []hostPort) bool {
 	return false
 }
 
-func (a *attempt) fitsResources(n *nodeInfo) bool {
+func (a *attempt) fitsResources(n *nodeInfo) *rejection {
 	req := &a.pod.requests
-	ok := true
+	if len(n.pods)+1 <= n.allowedPods && req.milliCPU <= max(0, n.allocatable.milliCPU-n.requested.milliCPU) &&
+		req.memory <= max(0, n.allocatable.memory-n.requested.memory) && req.ephemeral == 0 && len(req.other) == 0 {
+		return nil
+	}
+	no := &rejection{filter: filterNodeResourcesFit}
 	if len(n.pods)+1 > n.allowedPods {
-		ok = a.reject(filterNodeResourcesFit, reasonTooManyPods)
+		no.reasons = append(no.reasons, reasonTooManyPods)
 	}
-	if req.milliCPU > 0 && req.milliCPU > n.allocatable.milliCPU-n.requested.milliCPU {
-		ok = a.reject(filterNodeResourcesFit, "Insufficient cpu")
-	}
-	if req.memory > 0 && req.memory > n.allocatable.memory-n.requested.memory {
-		ok = a.reject(filterNodeResourcesFit, "Insufficient memory")
-	}
-	if req.ephemeral > 0 && req.ephemeral > n.allocatable.ephemeral-n.requested.ephemeral {
-		ok = a.reject(filterNodeResourcesFit, "Insufficient ephemeral-storage")
-	}
-	for name, want := range req.other {
-		if want > 0 && want > n.allocatable.other[name]-n.requested.other[name] {
-			ok = a.reject(filterNodeResourcesFit, "Insufficient "+string(name))
+	short := func(name string, want, all, used int64) {
+		if want > 0 && want > all-used {
+			no.reasons = append(no.reasons, "Insufficient "+name)
+			no.unresolvable = no.unresolvable || want > all
 		}
 	}
-	return ok
+	short("cpu", req.milliCPU, n.allocatable.milliCPU, n.requested.milliCPU)
+	short("memory", req.memory, n.allocatable.memory, n.requested.memory)
+	short("ephemeral-storage", req.ephemeral, n.allocatable.ephemeral, n.requested.ephemeral)
+	for name, want := range req.other {
+		if !a.profile.fit.ignores(name) {
+			short(string(name), want, n.allocatable.other[name], n.requested.other[name])
+		}
+	}
+	if len(no.reasons) == 0 {
+		return nil
+	}
+	return no
 }
 
-// message is upstream's account of why no node would do.
-func (a *attempt) message(nodes int) string {
-	if nodes == 0 {
-		return "no nodes available to schedule pods"
+// ignores tells whether an extended resource is not looked at.
+func (f *fitArgs) ignores(name corev1.ResourceName) bool {
+	if f.ignored[name] {
+		return true
 	}
-	if a.invalid != nil {
-		return fmt.Sprintf("0/%d nodes are available: %v.", nodes, a.invalid)
+	group, _, found := strings.Cut(string(name), "/")
+	return found && f.ignoredGroups[group]
+}
+
+// account is why no node would do: how many nodes for which reason.
+type account struct {
+	reasons map[string]int
+	last    *rejection // the one of the node before, and how often since
+	times   int
+	blame   filterSet
+}
+
+func (t *account) add(no *rejection) {
+	if no != t.last {
+		t.settle()
+		t.last = no
+		t.blame |= no.filter
 	}
-	parts := make([]string, 0, len(a.reasons))
-	for reason, n := range a.reasons {
+	t.times++
+}
+
+func (t *account) settle() {
+	if t.last == nil {
+		return
+	}
+	if t.reasons == nil {
+		t.reasons = map[string]int{}
+	}
+	for _, r := range t.last.reasons {
+		t.reasons[r] += t.times
+	}
+	t.last, t.times = nil, 0
+}
+
+// String is upstream's form: counts and reasons, sorted as text.
+func (t *account) String() string {
+	t.settle()
+	parts := make([]string, 0, len(t.reasons))
+	for reason, n := range t.reasons {
 		parts = append(parts, fmt.Sprintf("%d %s", n, reason))
 	}
 	slices.Sort(parts)
-	if len(parts) == 0 {
+	return strings.Join(parts, ", ")
+}
+
+// message is upstream's sentence about it.
+func (t *account) message(nodes int, invalid *rejection) string {
+	if nodes == 0 {
+		return "no nodes available to schedule pods"
+	}
+	text := t.String()
+	if invalid != nil {
+		text = invalid.Error()
+	}
+	if text == "" {
 		return fmt.Sprintf("0/%d nodes are available.", nodes)
 	}
-	return fmt.Sprintf("0/%d nodes are available: %s.", nodes, strings.Join(parts, ", "))
+	return fmt.Sprintf("0/%d nodes are available: %s.", nodes, text)
 }
 
 // withRequirement adds a requirement on one key to a selector.

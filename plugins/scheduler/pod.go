@@ -8,6 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
 	resourcehelper "k8s.io/component-helpers/resource"
+	schedulinghelper "k8s.io/component-helpers/scheduling/corev1"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 )
 
@@ -68,13 +69,15 @@ type hostPort struct {
 // podInfo is a pod with all that filters and scores ask for again and again.
 // It is never changed.
 type podInfo struct {
-	pod       *corev1.Pod
-	requests  amounts
-	scored    amounts // requests with the defaults, CPU and memory only
-	ports     []hostPort
-	owner     types.UID
-	affinity  nodeaffinity.RequiredNodeAffinity
-	preferred *nodeaffinity.PreferredSchedulingTerms
+	pod         *corev1.Pod
+	requests    amounts
+	scored      amounts // requests with the defaults, CPU and memory only
+	ports       []hostPort
+	owner       types.UID
+	priority    int32
+	affinity    nodeaffinity.RequiredNodeAffinity
+	hasAffinity bool // or a node selector
+	preferred   *nodeaffinity.PreferredSchedulingTerms
 
 	required, requiredAnti []podTerm
 	wanted, unwanted       []podTerm // preferred, with weights
@@ -84,7 +87,8 @@ type podInfo struct {
 }
 
 func newPodInfo(pod *corev1.Pod) *podInfo {
-	p := &podInfo{pod: pod, affinity: nodeaffinity.GetRequiredNodeAffinity(pod)}
+	p := &podInfo{pod: pod, affinity: nodeaffinity.GetRequiredNodeAffinity(pod), priority: schedulinghelper.PodPriority(pod)}
+	p.hasAffinity = pod.Spec.NodeSelector != nil || pod.Spec.Affinity != nil && pod.Spec.Affinity.NodeAffinity != nil && pod.Spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution != nil
 	// With resized pods the larger of wish and allocation counts.
 	p.requests = amountsOf(resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{UseStatusResources: true}))
 	p.scored = amountsOf(resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{

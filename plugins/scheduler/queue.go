@@ -48,6 +48,8 @@ const (
 type queue struct {
 	initial, max time.Duration
 	now          func() time.Time
+	// held is why a part does not want a pod tried yet, and which. Nil: never.
+	held func(*corev1.Pod) (string, filterSet)
 
 	mu      sync.Mutex
 	all     map[types.UID]*queued // guarded by mu, like the rest
@@ -212,14 +214,21 @@ func (q *queue) delay(attempts int) time.Duration {
 }
 
 // event revives the unschedulable pods that one of the filters had rejected.
-func (q *queue) event(helps filterSet) {
+func (q *queue) event(helps filterSet) { q.eventFor(helps, nil) }
+
+// eventFor is event for those pods only that hint says it may help; nil is all.
+// The hint is asked for each pod that waits for one of the filters, and must not
+// call the queue.
+func (q *queue) eventFor(helps filterSet, hint func(*podInfo) bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for x := range q.flying {
-		x.moved |= helps
+		if hint == nil || hint(x.info) {
+			x.moved |= helps
+		}
 	}
 	for x := range q.parked {
-		if x.blame&helps != 0 {
+		if x.blame&helps != 0 && (hint == nil || hint(x.info)) {
 			q.revive(x)
 		}
 	}
@@ -231,6 +240,13 @@ func (q *queue) park(x *queued) {
 }
 
 func (q *queue) activate(x *queued) {
+	if q.held != nil {
+		if reason, blame := q.held(x.info.pod); reason != "" {
+			x.blame = blame
+			q.park(x)
+			return
+		}
+	}
 	x.place = inActive
 	heap.Push(&q.active, x)
 	signal(q.wake)

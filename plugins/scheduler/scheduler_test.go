@@ -10,7 +10,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 )
@@ -109,10 +108,11 @@ func cordoned(n *corev1.Node) { n.Spec.Unschedulable = true }
 func maxPods(s string) nodeOption {
 	return func(n *corev1.Node) { n.Status.Allocatable[corev1.ResourcePods] = resource.MustParse(s) }
 }
-func noServices() []labels.Selector  { return nil }
-func noNamespaces(string) labels.Set { return nil }
+
+var usual = defaultProfile("default-scheduler", 0)
+
 func decideOn(c *nodeCache, p *corev1.Pod) decision {
-	return c.decide(newPodInfo(p), 0, noNamespaces, noServices)
+	return c.decide(context.Background(), newPodInfo(p), usual)
 }
 
 // TestDecide is the table of filters: where a pod may go, and upstream's words
@@ -293,7 +293,7 @@ func benchmarkDecide(b *testing.B, nodes int, opts ...podOption) {
 	b.ReportAllocs()
 	b.ResetTimer()
 	for _, p := range pods {
-		if d := c.decide(p, 0, noNamespaces, noServices); d.node == "" {
+		if d := c.decide(context.Background(), p, usual); d.node == "" {
 			b.Fatal(d.message)
 		}
 	}

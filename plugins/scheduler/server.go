@@ -44,6 +44,8 @@ type Server struct {
 	pods       cache.SharedIndexInformer
 	synced     []cache.InformerSynced
 
+	profiles map[string]*profile // by schedulerName; never changed once built
+
 	cache  *nodeCache
 	queue  *queue
 	writes chan struct{} // a token for each write under way
@@ -74,8 +76,10 @@ func New(env *kit.Env) (*Server, error) {
 // build makes everything around a client.
 func (s *Server) build(client kubernetes.Interface) error {
 	s.client = client
+	s.profiles = s.config.profiles()
 	s.cache = newCache()
 	s.queue = newQueue(s.config.InitialBackoff.Duration, s.config.MaxBackoff.Duration)
+	s.queue.held = s.held
 	s.writes = make(chan struct{}, maxWrites)
 	s.broadcaster = record.NewBroadcaster()
 	s.events = s.broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: s.config.SchedulerName})
@@ -92,6 +96,14 @@ func (s *Server) build(client kubernetes.Interface) error {
 			o.FieldSelector = notEnded
 		})
 	})
+	s.cache.namespaces, s.cache.services = s.namespaceLabels, s.selectorsOf
+	parts, err := s.makeParts()
+	if err != nil {
+		return err
+	}
+	for _, pr := range s.profiles {
+		pr.parts = parts
+	}
 	return s.watch(s.pods, core.Nodes().Informer())
 }
 
@@ -215,13 +227,24 @@ func (s *Server) scheduleOne(ctx context.Context, wg *sync.WaitGroup) bool {
 		return true
 	}
 	start := time.Now()
-	d := s.cache.decide(info, s.config.PercentageOfNodesToScore, s.namespaceLabels, func() []labels.Selector { return s.selectorsOf(info.pod) })
+	d := s.cache.decide(ctx, info, s.profiles[info.pod.Spec.SchedulerName])
 	if d.placed {
 		s.queue.done(x)
 		return true
 	}
 	s.metrics.attempt(d, time.Since(start))
 	s.tell(info, d)
+	if len(d.parts) > 0 {
+		// What comes before the binding may take long: it holds no writer.
+		wg.Go(func() {
+			defer s.env.Caught()
+			err := s.preBind(ctx, info, d)
+			s.writes <- struct{}{}
+			defer func() { <-s.writes }()
+			s.bind(ctx, x, info, d, err)
+		})
+		return true
+	}
 	select {
 	case s.writes <- struct{}{}:
 	case <-ctx.Done():
@@ -234,10 +257,18 @@ func (s *Server) scheduleOne(ctx context.Context, wg *sync.WaitGroup) bool {
 		if d.node == "" {
 			s.fail(ctx, x, info, d)
 		} else {
-			s.bind(ctx, x, info, d)
+			s.bind(ctx, x, info, d, nil)
 		}
 	})
 	return true
+}
+
+// held is why a part does not want the pod tried yet.
+func (s *Server) held(pod *corev1.Pod) (string, filterSet) {
+	if pr := s.profiles[pod.Spec.SchedulerName]; pr != nil {
+		return pr.held(pod)
+	}
+	return "", 0
 }
 
 func (s *Server) skip(pod *corev1.Pod) bool {
@@ -333,7 +364,7 @@ func (s *Server) podChanged(old, cur any) {
 	case pod.DeletionTimestamp != nil:
 		s.queue.remove(pod.UID)
 	// A late event of a pod that was given a node meanwhile.
-	case pod.Spec.SchedulerName == s.config.SchedulerName && !s.cache.has(pod.UID):
+	case s.profiles[pod.Spec.SchedulerName] != nil && !s.cache.has(pod.UID):
 		s.queue.set(pod)
 	}
 }

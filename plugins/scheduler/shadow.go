@@ -6,7 +6,6 @@ import (
 	"sync"
 	"time"
 
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 
 	"keelson.dev/keelson/plugins/kit"
@@ -71,7 +70,7 @@ func (s *Server) consider(x *queued) {
 		s.queue.event(filterNodeResourcesFit | filterNodePorts | filterPodTopologySpread | filterInterPodAffinity)
 	}
 	start := time.Now()
-	d, assumed := s.cache.consider(info, s.config.PercentageOfNodesToScore, s.namespaceLabels, func() []labels.Selector { return s.selectorsOf(info.pod) })
+	d, assumed := s.cache.consider(s.env.Life(), info, s.profiles[info.pod.Spec.SchedulerName])
 	if d.placed {
 		s.queue.done(x)
 		return
@@ -147,7 +146,8 @@ func (h *shadow) expire(now time.Time, forget func(types.UID)) bool {
 
 // consider is decide for a shadow: it decides on a pod that somebody has placed meanwhile
 // as if it were nowhere, and leaves it where it is. assumed: it counts where we put it.
-func (c *nodeCache) consider(p *podInfo, percentage int, namespaces namespaceLabels, services func() []labels.Selector) (d decision, assumed bool) {
+func (c *nodeCache) consider(ctx context.Context, p *podInfo, pr *profile) (d decision, assumed bool) {
+	parts, no := pr.beginParts(p)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	at := c.pods[p.pod.UID]
@@ -157,7 +157,7 @@ func (c *nodeCache) consider(p *podInfo, percentage int, namespaces namespaceLab
 	if at != nil {
 		c.removeLocked(p.pod.UID)
 	}
-	d = c.decideLocked(p, percentage, namespaces, services)
+	d = c.decideLocked(ctx, p, pr, parts, no)
 	switch {
 	case at != nil:
 		c.addLocked(at.info, at.node, false)

@@ -19,7 +19,7 @@ func newSocialState(c *nodeCache, a *attempt) *socialState {
 		for _, other := range n.anti {
 			for i := range other.requiredAnti {
 				term := &other.requiredAnti[i]
-				if value, ok := n.node.Labels[term.key]; ok && term.matches(p.pod, a.namespaces) {
+				if value, ok := n.node.Labels[term.key]; ok && term.matches(p.pod, a.cache.namespaces) {
 					s.existingAnti[topology{term.key, value}]++
 				}
 			}
@@ -28,7 +28,7 @@ func newSocialState(c *nodeCache, a *attempt) *socialState {
 			continue
 		}
 		for _, other := range n.pods {
-			if len(p.required) > 0 && matchesAll(p.required, other, a.namespaces) {
+			if len(p.required) > 0 && matchesAll(p.required, other, a.cache.namespaces) {
 				for i := range p.required {
 					if value, ok := n.node.Labels[p.required[i].key]; ok {
 						s.affinity[topology{p.required[i].key, value}]++
@@ -37,13 +37,13 @@ func newSocialState(c *nodeCache, a *attempt) *socialState {
 			}
 			for i := range p.requiredAnti {
 				term := &p.requiredAnti[i]
-				if value, ok := n.node.Labels[term.key]; ok && term.matches(other.pod, a.namespaces) {
+				if value, ok := n.node.Labels[term.key]; ok && term.matches(other.pod, a.cache.namespaces) {
 					s.anti[topology{term.key, value}]++
 				}
 			}
 		}
 	}
-	s.first = len(s.affinity) == 0 && len(p.required) > 0 && matchesAll(p.required, p, a.namespaces)
+	s.first = len(s.affinity) == 0 && len(p.required) > 0 && matchesAll(p.required, p, a.cache.namespaces)
 	return s
 }
 
@@ -56,10 +56,10 @@ func matchesAll(terms []podTerm, p *podInfo, namespaces namespaceLabels) bool {
 	return true
 }
 
-func (a *attempt) fitsSocially(n *nodeInfo) bool {
+func (a *attempt) fitsSocially(n *nodeInfo) *rejection {
 	s := a.social
 	if s == nil {
-		return true
+		return nil
 	}
 	for i := range a.pod.required {
 		key := a.pod.required[i].key
@@ -67,26 +67,26 @@ func (a *attempt) fitsSocially(n *nodeInfo) bool {
 		// The first of a group that wants to be together may go anywhere that
 		// has the label.
 		if !ok || (s.affinity[topology{key, value}] == 0 && !s.first) {
-			return a.reject(filterInterPodAffinity, reasonAffinity)
+			return noAffinity
 		}
 	}
 	for i := range a.pod.requiredAnti {
 		key := a.pod.requiredAnti[i].key
 		if value, ok := n.node.Labels[key]; ok && s.anti[topology{key, value}] > 0 {
-			return a.reject(filterInterPodAffinity, reasonAntiAffinity)
+			return noAntiAffinity
 		}
 	}
 	for t := range s.existingAnti {
 		if value, ok := n.node.Labels[t.key]; ok && value == t.value {
-			return a.reject(filterInterPodAffinity, reasonExistingAnti)
+			return noExistingAnti
 		}
 	}
-	return true
+	return nil
 }
 
 // socialScores sums the weights of preferred terms, the pod's own and those of
 // pods that are there, by node. It returns nil if there are none.
-func socialScores(c *nodeCache, a *attempt, feasible []*nodeInfo) []float64 {
+func socialScores(c *nodeCache, a *attempt, feasible []*nodeInfo) []int64 {
 	p := a.pod
 	own := len(p.wanted)+len(p.unwanted) > 0
 	if !own && c.social == 0 {
@@ -96,7 +96,7 @@ func socialScores(c *nodeCache, a *attempt, feasible []*nodeInfo) []float64 {
 	add := func(terms []podTerm, n *nodeInfo, subject *podInfo, sign int64, fixed int64) {
 		for i := range terms {
 			value, ok := n.node.Labels[terms[i].key]
-			if ok && terms[i].matches(subject.pod, a.namespaces) {
+			if ok && terms[i].matches(subject.pod, a.cache.namespaces) {
 				w := int64(terms[i].weight)
 				if fixed != 0 {
 					w = fixed
@@ -113,17 +113,22 @@ func socialScores(c *nodeCache, a *attempt, feasible []*nodeInfo) []float64 {
 			}
 		}
 		for _, other := range n.social {
+			if hard := a.profile.social.hardWeight; hard > 0 {
+				// A required affinity of theirs is a wish the other way.
+				add(other.required, n, p, 1, hard)
+			}
+			if a.profile.social.ignorePreferredOfThere && !own {
+				continue
+			}
 			add(other.wanted, n, p, 1, 0)
 			add(other.unwanted, n, p, -1, 0)
-			// A required affinity of theirs is a wish of weight 1 the other way.
-			add(other.required, n, p, 1, 1)
 		}
 	}
-	scores := make([]float64, len(feasible))
+	scores := make([]int64, len(feasible))
 	for i, n := range feasible {
 		for t, w := range sums {
 			if n.node.Labels[t.key] == t.value {
-				scores[i] += float64(w)
+				scores[i] += w
 			}
 		}
 	}

@@ -25,6 +25,7 @@ type spreadConstraint struct {
 	self        int  // 1 if the pod itself matches
 	domains     map[string]int
 	least       int
+	size        int // how many domains weigh
 }
 
 // constraintsOf reads the pod's constraints of one kind.
@@ -38,7 +39,8 @@ func constraintsOf(a *attempt, when corev1.UnsatisfiableConstraintAction) []*spr
 		}
 		selector, err := metav1.LabelSelectorAsSelector(c.LabelSelector)
 		if err != nil {
-			a.invalid = err
+			a.invalid = rejectForGood(err.Error())
+			a.invalid.filter = allFilters
 			continue
 		}
 		for _, key := range c.MatchLabelKeys {
@@ -126,30 +128,38 @@ func matching(n *nodeInfo, namespace string, selector labels.Selector) int {
 	return count
 }
 
-func (a *attempt) fitsSpread(n *nodeInfo) bool {
+func (a *attempt) fitsSpread(n *nodeInfo) *rejection {
 	for _, s := range a.spread {
 		value, ok := n.node.Labels[s.key]
 		if !ok {
-			return a.reject(filterPodTopologySpread, reasonSpreadLabel)
+			return noSpreadLabel
 		}
 		if s.domains[value]+s.self-s.least > s.maxSkew {
-			return a.reject(filterPodTopologySpread, reasonSpread)
+			return noSpread
 		}
 	}
-	return true
+	return nil
 }
 
 // softSpread scores nodes by how few pods of the same kind are in their
 // domains: by the pod's ScheduleAnyway constraints or, if it has no constraints
 // at all, by its controller or the services that select it, over nodes and
 // zones. It returns nil if there is nothing to go by. Few is better.
-func softSpread(c *nodeCache, a *attempt, feasible []*nodeInfo, services []labels.Selector) []float64 {
+func softSpread(c *nodeCache, a *attempt, feasible []*nodeInfo) []int64 {
 	var soft []*spreadConstraint
 	count := func(n *nodeInfo, s *spreadConstraint) int { return matching(n, a.pod.pod.Namespace, s.selector) }
+	system := false
 	if len(a.pod.pod.Spec.TopologySpreadConstraints) > 0 {
 		soft = constraintsOf(a, corev1.ScheduleAnyway)
-	} else if a.pod.owner != "" || len(services) > 0 {
-		soft = defaultSpread(a, services)
+	} else if a.profile.spread.system {
+		system = true
+		var services []labels.Selector
+		if a.pod.owner == "" {
+			services = c.services(a.pod.pod)
+		}
+		if a.pod.owner != "" || len(services) > 0 {
+			soft = defaultSpread(services)
+		}
 		if a.pod.owner != "" {
 			count = func(n *nodeInfo, _ *spreadConstraint) int { return n.owners[a.pod.owner] }
 		}
@@ -157,36 +167,51 @@ func softSpread(c *nodeCache, a *attempt, feasible []*nodeInfo, services []label
 	if len(soft) == 0 {
 		return nil
 	}
+	out := make([]bool, len(feasible))
 	for _, s := range soft {
+		for i, n := range feasible {
+			if out[i] = out[i] || !system && !hasKeys(n, soft); !out[i] {
+				s.domains[n.node.Labels[s.key]] = 0
+			}
+		}
+		s.size = len(s.domains)
 		if s.key == corev1.LabelHostname {
+			s.size = len(feasible)
 			continue // a domain is a node: counted when it is scored
 		}
 		for _, n := range c.list {
-			if value, ok := n.node.Labels[s.key]; ok && s.counts(a.pod, n) {
+			value := n.node.Labels[s.key]
+			if _, ok := s.domains[value]; ok && (system || hasKeys(n, soft)) && s.counts(a.pod, n) {
 				s.domains[value] += count(n, s)
 			}
 		}
 	}
-	scores := make([]float64, len(feasible))
+	scores := make([]int64, len(feasible))
 	for i, n := range feasible {
+		if out[i] {
+			scores[i] = leftOut
+			continue
+		}
+		var sum float64
 		for _, s := range soft {
 			value, ok := n.node.Labels[s.key]
 			if !ok {
 				continue
 			}
-			pods, size := s.domains[value], len(s.domains)
+			pods := s.domains[value]
 			if s.key == corev1.LabelHostname {
-				pods, size = count(n, s), len(feasible)
+				pods = count(n, s)
 			}
 			// The weight of a key grows with its domains, else zones would
 			// always outvote nodes.
-			scores[i] += float64(pods)*math.Log(float64(size+2)) + float64(s.maxSkew-1)
+			sum += float64(pods)*math.Log(float64(s.size+2)) + float64(s.maxSkew-1)
 		}
+		scores[i] = int64(math.Round(sum))
 	}
 	return scores
 }
 
-func defaultSpread(a *attempt, services []labels.Selector) []*spreadConstraint {
+func defaultSpread(services []labels.Selector) []*spreadConstraint {
 	selector := labels.Nothing()
 	if len(services) > 0 {
 		selector = services[0]

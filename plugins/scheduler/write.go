@@ -3,6 +3,7 @@ package scheduler
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -16,30 +17,70 @@ import (
 // scheduler stops: a binding sent is a binding made.
 const writeTimeout = 30 * time.Second
 
-// bind tells the API server the decision. If that fails, the pod gives back
-// what it took and is tried again.
-func (s *Server) bind(ctx context.Context, x *queued, info *podInfo, d decision) {
+// preBind lets the parts write what must be there before the binding.
+func (s *Server) preBind(ctx context.Context, info *podInfo, d decision) error {
+	for _, one := range d.parts {
+		if err := one.state.preBind(ctx, d.node); err != nil {
+			if no, ok := errors.AsType[*rejection](err); ok {
+				no.filter |= one.part.filter()
+				return no
+			}
+			return fmt.Errorf("%s: pod %s/%s: %w", one.part.name(), info.pod.Namespace, info.pod.Name, err)
+		}
+	}
+	return nil
+}
+
+// bind tells the API server the decision, unless what had to come before has
+// ended with an error. If that fails, the pod gives back what it took and is
+// tried again.
+func (s *Server) bind(ctx context.Context, x *queued, info *podInfo, d decision, err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeTimeout)
 	defer cancel()
 	pod := info.pod
-	err := s.client.CoreV1().Pods(pod.Namespace).Bind(ctx, &corev1.Binding{
-		ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID},
-		Target:     corev1.ObjectReference{Kind: "Node", Name: d.node},
-	}, metav1.CreateOptions{})
+	if err == nil {
+		err = s.writeBinding(ctx, pod, d)
+	}
 	if err == nil {
 		s.queue.done(x)
-		s.events.Eventf(pod, corev1.EventTypeNormal, "Scheduled", "Successfully assigned %s/%s to %s", pod.Namespace, pod.Name, d.node)
+		s.event(pod, corev1.EventTypeNormal, "Scheduled", fmt.Sprintf("Successfully assigned %s/%s to %s", pod.Namespace, pod.Name, d.node))
 		return
 	}
 	s.cache.forget(pod.UID)
+	for _, one := range d.parts {
+		one.state.unreserve(d.node)
+	}
 	s.queue.event(filterNodeResourcesFit | filterNodePorts | filterPodTopologySpread | filterInterPodAffinity)
+	if no, ok := errors.AsType[*rejection](err); ok {
+		s.fail(ctx, x, info, decision{message: no.Error(), blame: no.filter})
+		return
+	}
 	if apierrors.IsNotFound(err) {
 		s.queue.done(x)
 		return
 	}
 	s.env.Log.Warn("Pod not bound", "pod", pod.Namespace+"/"+pod.Name, "node", d.node, "err", err)
-	s.events.Eventf(pod, corev1.EventTypeWarning, "FailedScheduling", "binding rejected: %v", err)
+	s.event(pod, corev1.EventTypeWarning, "FailedScheduling", fmt.Sprintf("binding rejected: %v", err))
 	s.queue.retry(x, 0)
+}
+
+func (s *Server) writeBinding(ctx context.Context, pod *corev1.Pod, d decision) error {
+	for _, one := range d.parts {
+		if b, ok := one.state.(partBinder); ok {
+			if done, err := b.bind(ctx, pod, d.node); done || err != nil {
+				return err
+			}
+		}
+	}
+	return s.client.CoreV1().Pods(pod.Namespace).Bind(ctx, &corev1.Binding{
+		ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID},
+		Target:     corev1.ObjectReference{Kind: "Node", Name: d.node},
+	}, metav1.CreateOptions{})
+}
+
+// event tells whoever looks at the pod.
+func (s *Server) event(pod *corev1.Pod, kind, reason, note string) {
+	s.events.Event(pod, kind, reason, note)
 }
 
 // fail says on the pod why no node would do, and puts it back.
@@ -47,11 +88,15 @@ func (s *Server) fail(ctx context.Context, x *queued, info *podInfo, d decision)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeTimeout)
 	defer cancel()
 	pod := info.pod
-	s.events.Event(pod, corev1.EventTypeWarning, "FailedScheduling", d.message)
+	s.event(pod, corev1.EventTypeWarning, "FailedScheduling", d.message)
 	if err := s.report(ctx, s.queue.current(x).pod, d.message); err != nil && !apierrors.IsNotFound(err) {
 		s.env.Log.Warn("Pod's condition not written", "pod", pod.Namespace+"/"+pod.Name, "err", err)
 	}
 	// After the write: in flight, the pod cannot be bound in between.
+	if d.err != nil {
+		s.queue.retry(x, 0)
+		return
+	}
 	s.queue.retry(x, d.blame)
 }
 
