@@ -123,11 +123,15 @@ func (s *Server) Warm(ctx context.Context, warm func()) error {
 // choose at the moment: one more for each look at a stale cache.
 func (s *Server) created() map[runtimeschema.GroupVersionResource]cache.Store {
 	f := s.context.Informers
-	return map[runtimeschema.GroupVersionResource]cache.Store{
-		corev1.SchemeGroupVersion.WithResource("pods"):                f.Core().V1().Pods().Informer().GetStore(),
-		appsv1.SchemeGroupVersion.WithResource("replicasets"):         f.Apps().V1().ReplicaSets().Informer().GetStore(),
-		discoveryv1.SchemeGroupVersion.WithResource("endpointslices"): f.Discovery().V1().EndpointSlices().Informer().GetStore(),
+	out := map[runtimeschema.GroupVersionResource]cache.Store{
+		corev1.SchemeGroupVersion.WithResource("pods"):        f.Core().V1().Pods().Informer().GetStore(),
+		appsv1.SchemeGroupVersion.WithResource("replicasets"): f.Apps().V1().ReplicaSets().Informer().GetStore(),
 	}
+	// An informer that no controller has asked for is not started, and never catches up.
+	if s.controllers["endpointslice"] != nil || s.controllers["endpointslicemirroring"] != nil {
+		out[discoveryv1.SchemeGroupVersion.WithResource("endpointslices")] = f.Discovery().V1().EndpointSlices().Informer().GetStore()
+	}
+	return out
 }
 
 // catchUp waits until the caches have what another process of the plugin may have made a

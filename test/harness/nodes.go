@@ -17,15 +17,20 @@ import (
 	"k8s.io/utils/ptr"
 )
 
+// ExitCode is an annotation of pods: once they run, their containers end with that code,
+// and the pods with them.
+const ExitCode = "harness.keelson.dev/exit-code"
+
 // Nodes are nodes without machines: a stand-in for their kubelets renews their
-// leases, marks the pods that are bound to them as running and ready, and lets pods
-// go that are deleted. No container runs.
+// leases, marks the pods that are bound to them as running and ready, ends those that
+// ExitCode or SetEnding says, and lets pods go that are deleted. No container runs.
 type Nodes struct {
 	admin kubernetes.Interface
 
 	mu     sync.Mutex
-	silent map[string]bool        // nodes whose kubelet does nothing; guarded by mu
-	unwell func(*corev1.Pod) bool // pods that do not become ready; guarded by mu
+	silent map[string]bool                 // nodes whose kubelet does nothing; guarded by mu
+	unwell func(*corev1.Pod) bool          // pods that do not become ready; guarded by mu
+	ending func(*corev1.Pod) (int32, bool) // guarded by mu
 }
 
 // Nodes adds nodes and plays their kubelets until the test ends.
@@ -83,6 +88,28 @@ func (n *Nodes) isUnwell(pod *corev1.Pod) bool {
 	return n.unwell != nil && n.unwell(pod)
 }
 
+// SetEnding says which running pods end, and with which exit code, beside those whose
+// annotation does. It is asked at each change of a pod.
+func (n *Nodes) SetEnding(f func(*corev1.Pod) (code int32, ends bool)) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.ending = f
+}
+
+// ends is the exit code of a pod's containers, if they end.
+func (n *Nodes) ends(pod *corev1.Pod) (int32, bool) {
+	if text, ok := pod.Annotations[ExitCode]; ok {
+		code, err := strconv.ParseInt(text, 10, 32)
+		return int32(code), err == nil
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.ending == nil {
+		return 0, false
+	}
+	return n.ending(pod)
+}
+
 func (n *Nodes) run(ctx context.Context, t testing.TB) {
 	factory := informers.NewSharedInformerFactory(n.admin, 0)
 	defer factory.Shutdown()
@@ -133,11 +160,28 @@ func (n *Nodes) renew(ctx context.Context, node string) {
 
 func (n *Nodes) syncPod(ctx context.Context, pod *corev1.Pod) {
 	pods := n.admin.CoreV1().Pods(pod.Namespace)
+	ended := pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
 	if pod.DeletionTimestamp != nil {
-		_ = pods.Delete(ctx, pod.Name, metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0), Preconditions: &metav1.Preconditions{UID: &pod.UID}})
+		const killed = 137
+		// What has a finalizer is looked at afterwards: then it has ended, as with a kubelet.
+		if len(pod.Finalizers) > 0 && !ended {
+			n.end(ctx, pod, killed)
+		}
+		if len(pod.Finalizers) == 0 || ptr.Deref(pod.DeletionGracePeriodSeconds, 1) > 0 {
+			_ = pods.Delete(ctx, pod.Name, metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0), Preconditions: &metav1.Preconditions{UID: &pod.UID}})
+		}
 		return
 	}
-	if pod.Status.Phase == corev1.PodRunning || n.isUnwell(pod) {
+	if ended {
+		return
+	}
+	if pod.Status.Phase == corev1.PodRunning {
+		if code, ends := n.ends(pod); ends {
+			n.end(ctx, pod, code)
+		}
+		return
+	}
+	if n.isUnwell(pod) {
 		return
 	}
 	next := pod.DeepCopy()
@@ -146,4 +190,26 @@ func (n *Nodes) syncPod(ctx context.Context, pod *corev1.Pod) {
 	next.Status.PodIPs = []corev1.PodIP{{IP: next.Status.PodIP}}
 	next.Status.Conditions = append(next.Status.Conditions, corev1.PodCondition{Type: corev1.PodReady, Status: corev1.ConditionTrue, LastTransitionTime: metav1.Now()})
 	_, _ = pods.UpdateStatus(ctx, next, metav1.UpdateOptions{})
+}
+
+// end ends the pod's containers with the exit code.
+func (n *Nodes) end(ctx context.Context, pod *corev1.Pod, code int32) {
+	next := pod.DeepCopy()
+	next.Status.Phase = corev1.PodSucceeded
+	if code != 0 {
+		next.Status.Phase = corev1.PodFailed
+	}
+	now := metav1.Now()
+	next.Status.ContainerStatuses = nil
+	for _, c := range pod.Spec.Containers {
+		next.Status.ContainerStatuses = append(next.Status.ContainerStatuses, corev1.ContainerStatus{
+			Name: c.Name, Image: c.Image, State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: code, FinishedAt: now}},
+		})
+	}
+	for i := range next.Status.Conditions {
+		if c := &next.Status.Conditions[i]; c.Type == corev1.PodReady {
+			c.Status, c.LastTransitionTime = corev1.ConditionFalse, now
+		}
+	}
+	_, _ = n.admin.CoreV1().Pods(pod.Namespace).UpdateStatus(ctx, next, metav1.UpdateOptions{})
 }

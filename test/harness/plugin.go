@@ -5,6 +5,7 @@ import (
 
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
 
 	"keelson.dev/keelson/plugins/kit"
 	"keelson.dev/keelson/plugins/kit/kittest"
@@ -35,6 +36,13 @@ func user(plugin string) string { return "system:plugin:" + plugin }
 func (s *Server) Run(t testing.TB, p kit.Plugin, config string) (stop func()) {
 	t.Helper()
 	s.Grant(t, p.Name, p.Rules)
+	return s.Launch(t, p, config, nil)
+}
+
+// Launch is Run for a plugin that has its rights. change, if not nil, may change how it
+// reaches the API server.
+func (s *Server) Launch(t testing.TB, p kit.Plugin, config string, change func(*rest.Config)) (stop func()) {
+	t.Helper()
 	env := kittest.NewEnv(t, p)
 	env.Log = Logger(t).With("plugin", p.Name)
 	var err error
@@ -43,6 +51,9 @@ func (s *Server) Run(t testing.TB, p kit.Plugin, config string) (stop func()) {
 	}
 	env.RESTConfig.ContentType = "application/vnd.kubernetes.protobuf"
 	env.RESTConfig.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
+	if change != nil {
+		change(env.RESTConfig)
+	}
 	env.API.CA = s.PKI.CAPEM()
 	env.Config = []byte(config)
 	runner, err := p.New(env)

@@ -20,10 +20,6 @@ const (
 	// burst bounds what one sync creates or deletes, so that one large set does
 	// not keep the others waiting.
 	burst = 500
-	// slowStart is the size of the first batch of creations. Batches double
-	// while all succeed, so a set that can make no pod (quota, admission) costs
-	// a request and not hundreds.
-	slowStart = 1
 )
 
 // createError and deleteError tell the status which way manage went wrong.
@@ -51,9 +47,8 @@ func (c *Controller) manage(ctx context.Context, rs *appsv1.ReplicaSet, active [
 func (c *Controller) create(ctx context.Context, rs *appsv1.ReplicaSet, n int) error {
 	key := control.Key(rs)
 	c.expect.Expect(key, n)
-	done, err := inBatches(n, slowStart, func() error {
-		// A pod of its own for each call: encoding writes to the object.
-		pod, err := c.client.CoreV1().Pods(rs.Namespace).Create(ctx, c.podFor(rs), metav1.CreateOptions{})
+	done, err := control.InBatches(n, control.SlowStart, func(int) error {
+		pod, err := control.CreatePod(ctx, c.client, c.podFor(rs))
 		if err == nil {
 			c.events.Eventf(rs, corev1.EventTypeNormal, "SuccessfulCreate", "Created pod: %s", pod.Name)
 			return nil
@@ -71,27 +66,6 @@ func (c *Controller) create(ctx context.Context, rs *appsv1.ReplicaSet, n int) e
 		return &createError{err}
 	}
 	return nil
-}
-
-// inBatches calls f n times, in concurrent batches of doubling size, until a
-// batch has an error. It returns how many calls were made.
-func inBatches(n, first int, f func() error) (int, error) {
-	done := 0
-	for size := min(first, n); size > 0; size = min(2*size, n-done) {
-		var wg sync.WaitGroup
-		errs := make([]error, size)
-		for i := range size {
-			wg.Go(func() { errs[i] = f() })
-		}
-		wg.Wait()
-		done += size
-		for _, err := range errs {
-			if err != nil {
-				return done, err
-			}
-		}
-	}
-	return done, nil
 }
 
 func (c *Controller) podFor(rs *appsv1.ReplicaSet) *corev1.Pod {

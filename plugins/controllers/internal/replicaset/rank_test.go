@@ -1,9 +1,7 @@
 package replicaset
 
 import (
-	"errors"
 	"slices"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -60,23 +58,5 @@ func TestRankForDeletion(t *testing.T) {
 	}
 	if !slices.Equal(got, names) {
 		t.Errorf("got  %v\nwant %v", got, names)
-	}
-}
-
-// TestInBatches: 1, 2, 4, ..., and no further batch after an error.
-func TestInBatches(t *testing.T) {
-	var calls atomic.Int32
-	if n, err := inBatches(10, 1, func() error { calls.Add(1); return nil }); n != 10 || err != nil || calls.Load() != 10 {
-		t.Errorf("made %d of %d calls, %v", calls.Load(), n, err)
-	}
-	calls.Store(0)
-	n, err := inBatches(100, 1, func() error {
-		if calls.Add(1) > 3 {
-			return errors.New("quota")
-		}
-		return nil
-	})
-	if n != 7 || err == nil {
-		t.Errorf("made %d calls, error %v; want 7 (1+2+4) and one", n, err)
 	}
 }
