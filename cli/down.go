@@ -156,8 +156,8 @@ func uninstall(ctx context.Context, d dirs, streams genericiooptions.IOStreams) 
 var (
 	ownInData = []string{
 		"store", "pki", "plugins", "logs", "review", "bin", "server.log", settingsFile, adminKubeconfig, kernel.ClusterFile,
-		kernel.EncryptionDir, ".restore-*", "restore-pending", "before-restore-*",
-		"." + settingsFile + "-*", "." + adminKubeconfig + "-*", "." + kernel.ClusterFile + "-*",
+		kernel.IdentityFile, kernel.EncryptionDir, ".restore-*", "restore-pending", "before-restore-*",
+		"." + settingsFile + "-*", "." + adminKubeconfig + "-*", "." + kernel.ClusterFile + "-*", "." + kernel.IdentityFile + "-*",
 	}
 	ownInRun = []string{"plugins", "host", "*.sock", ".*.sock*", kernel.PIDFile}
 )

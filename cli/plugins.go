@@ -77,17 +77,20 @@ func (p *pluginsCommand) complete(cmd *cobra.Command, args []string, _ string) (
 func (p *pluginsCommand) logs() *cobra.Command {
 	var follow bool
 	var tail int64
+	var node string
 	cmd := p.named(&cobra.Command{
 		Use:   "logs NAME",
 		Short: "Print what a plugin logged",
 		Example: `  # The last 20 lines, and those to come
-  keelson plugins logs scheduler --tail=20 -f`,
+  keelson plugins logs scheduler --tail=20 -f
+  # Of a plugin that runs on each node, there
+  keelson plugins logs kubelet --node=worker`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			plugins, err := p.client()
 			if err != nil {
 				return err
 			}
-			stream, err := plugins.Logs(cmd.Context(), args[0], tail, follow)
+			stream, err := plugins.Logs(cmd.Context(), args[0], node, tail, follow)
 			if err != nil {
 				return err
 			}
@@ -98,26 +101,31 @@ func (p *pluginsCommand) logs() *cobra.Command {
 	})
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "Go on as the plugin logs")
 	cmd.Flags().Int64Var(&tail, "tail", -1, "Print only that many of the last lines (-1: all that is kept)")
+	cmd.Flags().StringVar(&node, "node", "", "Of the plugin on that node (default: the server's)")
 	return cmd
 }
 
 func (p *pluginsCommand) restart() *cobra.Command {
-	return p.named(&cobra.Command{
-		Use:     "restart NAME",
-		Short:   "Stop a plugin in good order and start it again",
-		Example: `  keelson plugins restart dns`,
+	var node string
+	cmd := p.named(&cobra.Command{
+		Use:   "restart NAME",
+		Short: "Stop a plugin in good order and start it again",
+		Example: `  keelson plugins restart dns
+  keelson plugins restart kubelet --node=worker`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			plugins, err := p.client()
 			if err != nil {
 				return err
 			}
-			if err := plugins.Restart(cmd.Context(), args[0]); err != nil {
+			if err := plugins.Restart(cmd.Context(), args[0], node); err != nil {
 				return err
 			}
 			fmt.Fprintf(p.Out, "plugin %s restarted\n", args[0])
 			return nil
 		},
 	})
+	cmd.Flags().StringVar(&node, "node", "", "Only on that node (default: on every one where it runs)")
+	return cmd
 }
 
 // age is how long ago a time was, as kubectl says it.

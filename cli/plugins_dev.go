@@ -225,7 +225,7 @@ func (d *development) try(ctx context.Context) {
 // follow prints what the plugin logs from now on.
 func (d *development) follow(ctx context.Context) {
 	for ctx.Err() == nil {
-		stream, err := d.plugins.Logs(ctx, d.name, 0, true)
+		stream, err := d.plugins.Logs(ctx, d.name, "", 0, true)
 		if err == nil {
 			_, _ = io.Copy(d, stream)
 			_ = stream.Close()

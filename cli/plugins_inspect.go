@@ -73,7 +73,7 @@ func (p *pluginsCommand) inspected(ctx context.Context, plugins *client.Client, 
 	p.section("Rights", func() error { return p.printRights(ctx, plugin) })
 	p.section("History", func() error { return printHistory(p.Out, plugin, true) })
 	p.section(fmt.Sprintf("Last %d lines of the log", tail), func() error {
-		stream, err := plugins.Logs(ctx, plugin.Name, tail, false)
+		stream, err := plugins.Logs(ctx, plugin.Name, "", tail, false)
 		if err != nil {
 			return err
 		}

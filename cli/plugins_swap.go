@@ -28,6 +28,7 @@ const defaultPluginDir = defaultDataDir + "/plugins.d"
 type swapOptions struct {
 	waitOptions
 	path, config, dir      string
+	node                   string
 	builtIn, again, accept bool
 	shadow                 bool
 	args                   []string
@@ -75,6 +76,7 @@ time, the old one comes back by itself. --wait waits for that too.`,
 	f.StringVar(&o.config, "config", "", "File with the new configuration, in YAML or JSON; - for none")
 	f.StringArrayVar(&o.args, "arg", nil, "Argument for the program (repeatable; replaces the earlier ones)")
 	f.BoolVar(&o.again, "again", false, "Try the revision of the spec again that was refused or rolled back")
+	f.StringVar(&o.node, "node", "", "With --again: only on that node (default: on every one)")
 	f.BoolVar(&o.shadow, "shadow", false, "Put the plugin's shadow in its place")
 	f.BoolVar(&o.accept, "accept", false, "Accept the rights that the program asks for")
 	f.DurationVar(&o.watch, "watch", 0, "How long the old one stays to come back (as it was; 30s at first)")
@@ -97,9 +99,16 @@ func (p *pluginsCommand) doSwap(ctx context.Context, name string, o swapOptions)
 	if o.path == "" && !o.builtIn && o.config == "" && !o.argsGiven && !o.again && !o.watchGiven && !o.shadow {
 		return errors.New("say what to swap in: --path FILE, --built-in, --config FILE, --arg ARG, --shadow or --again")
 	}
+	if o.node != "" && !o.again {
+		return errors.New("--node: goes with --again alone: the spec of a plugin is the same on every node")
+	}
 	if o.again {
-		if err := plugins.Swap(ctx, name, &v1alpha1.PluginSwap{ObjectMeta: metav1.ObjectMeta{Name: name}, Again: true}); err != nil {
+		if err := plugins.Swap(ctx, name, &v1alpha1.PluginSwap{ObjectMeta: metav1.ObjectMeta{Name: name}, Again: true, Node: o.node}); err != nil {
 			return err
+		}
+		if o.node != "" {
+			fmt.Fprintf(p.Out, "plugin %s is tried again on node %s: keelson plugins inspect %[1]s tells what became of it\n", name, o.node)
+			return nil
 		}
 		now, err := plugins.Get(ctx, name)
 		if err != nil {

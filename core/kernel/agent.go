@@ -183,7 +183,7 @@ func runAgent(ctx context.Context, cfg AgentConfig, join *joinFile, r *replacer)
 	if err != nil {
 		return err
 	}
-	own, err := openIdentity(join, local, filepath.Join(cfg.DataDir, identityFile), cfg.time.clock(), cfg.Log)
+	own, err := openIdentity(join, local, filepath.Join(cfg.DataDir, IdentityFile), cfg.time.clock(), cfg.Log)
 	if err != nil {
 		return err
 	}
@@ -216,11 +216,14 @@ func runAgent(ctx context.Context, cfg AgentConfig, join *joinFile, r *replacer)
 		}
 		return err == nil
 	}
+	own.ask = func(r request) (pluginhost.KeyPair, error) { return own.request(ctx, clientset, r) }
 	cfg.Log.Info("Agent runs", "version", version.Git(), "build", version.Build(), "server", join.Server, "node", join.Node.Name)
 	r.ready()
-	err = runHost(ctx, sync.host, sync, func(ctx context.Context) { r.finish(ctx, sync.host) }, func(ctx context.Context) {
+	answers := func(ctx context.Context) { serveAgent(ctx, cfg.Log, own, join.Node.Addresses[0], sync.host) }
+	err = runHost(ctx, sync.host, sync, func(ctx context.Context) { r.finish(ctx, sync.host) }, answers, func(ctx context.Context) {
 		cfg.time.each(ctx, func() {
-			if err := own.renew(ctx, clientset); err != nil && ctx.Err() == nil {
+			runs := func(plugin string) bool { _, ok := sync.host.Status(plugin); return ok }
+			if err := own.renew(ctx, clientset, runs); err != nil && ctx.Err() == nil {
 				cfg.Log.Error("Certificates of this node are not renewed", "err", err)
 			}
 			sync.host.Renew()

@@ -31,9 +31,9 @@ import (
 )
 
 const (
-	// identityFile is below an agent's data folder: what has taken the place of the
-	// certificates in the join file.
-	identityFile = "identity.json"
+	// IdentityFile is below an agent's data folder: the certificates that have taken the
+	// place of those in the join file, and those that it lacked.
+	IdentityFile = "identity.json"
 	// signPatience bounds the wait for one certificate, signPause is between two looks.
 	signPatience, signPause = time.Minute, 200 * time.Millisecond
 )
@@ -48,12 +48,15 @@ type identity struct {
 	now       func() time.Time
 	log       *slog.Logger
 	transport *rotate.Transport // of the agent's own requests
+	joined    map[string]bool   // the plugins that the join file knows
+	// ask has a certificate made that the join file has none of. Nil: it cannot be asked for.
+	ask func(request) (pluginhost.KeyPair, error)
 
 	mu  sync.Mutex // guards has
 	has certificates
 }
 
-// certificates are what a join file and identityFile have alike.
+// certificates are what a join file and IdentityFile have alike.
 type certificates struct {
 	CA      []byte                        `json:"ca"`
 	Agent   pluginhost.KeyPair            `json:"agent"`
@@ -63,11 +66,17 @@ type certificates struct {
 
 var _ pluginhost.Credentials = (*identity)(nil)
 
-// openIdentity takes what was renewed before, unless the join file is newer or of
+// openIdentity takes what was kept before, unless the join file is newer or of
 // another cluster or node.
 func openIdentity(join *joinFile, local *pki.Authority, path string, now func() time.Time, log *slog.Logger) (*identity, error) {
 	i := &identity{node: join.Node, local: local, path: path, now: now, log: log,
 		has: certificates{CA: join.CA, Agent: join.Agent, Clients: join.Clients, Serving: join.Serving}}
+	i.joined = map[string]bool{}
+	for _, pairs := range []map[string]pluginhost.KeyPair{join.Clients, join.Serving} {
+		for name := range pairs {
+			i.joined[name] = true
+		}
+	}
 	data, err := os.ReadFile(path)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
@@ -84,7 +93,7 @@ func openIdentity(join *joinFile, local *pki.Authority, path string, now func() 
 
 func newer(kept, join *certificates) bool {
 	a, b := leafOf(kept.Agent), leafOf(join.Agent)
-	return a != nil && b != nil && a.NotAfter.After(b.NotAfter) && a.Subject.CommonName == b.Subject.CommonName && bytes.Equal(kept.CA, join.CA)
+	return a != nil && b != nil && !a.NotAfter.Before(b.NotAfter) && a.Subject.CommonName == b.Subject.CommonName && bytes.Equal(kept.CA, join.CA)
 }
 
 // leafOf is a pair's certificate, nil if the pair is damaged.
@@ -96,21 +105,46 @@ func leafOf(pair pluginhost.KeyPair) *x509.Certificate {
 	return cert.Leaf
 }
 
-// Client is the identity of a plugin of this node; a kubelet is the node itself.
+// Client is the identity of a plugin of this node; a kubelet is the node itself. One that
+// the join file does not know is asked for at the server, which takes a moment.
 func (i *identity) Client(name, kind string) (pluginhost.KeyPair, error) {
 	i.mu.Lock()
-	defer i.mu.Unlock()
+	pair, ok := i.has.Clients[name]
 	if kind == kubeletKind {
-		return i.has.Agent, nil
+		pair, ok = i.has.Agent, true
 	}
-	return take(i.has.Clients, name)
+	i.mu.Unlock()
+	if ok {
+		return pair, nil
+	}
+	return i.more(name, clientRequest(name), func(c *certificates) map[string]pluginhost.KeyPair { return c.Clients })
 }
 
 // Serving is the certificate for this node's addresses.
 func (i *identity) Serving(name string, _ []netip.Addr, _ []string) (pluginhost.KeyPair, error) {
 	i.mu.Lock()
-	defer i.mu.Unlock()
-	return take(i.has.Serving, name)
+	pair, ok := i.has.Serving[name]
+	i.mu.Unlock()
+	if ok {
+		return pair, nil
+	}
+	return i.more(name, i.servingRequest(), func(c *certificates) map[string]pluginhost.KeyPair { return c.Serving })
+}
+
+// more asks for one certificate more, and keeps it where of says.
+func (i *identity) more(name string, r request, of func(*certificates) map[string]pluginhost.KeyPair) (pluginhost.KeyPair, error) {
+	if i.ask == nil {
+		return pluginhost.KeyPair{}, fmt.Errorf("this node has no identity for plugin %q", name)
+	}
+	pair, err := i.ask(r)
+	if err != nil {
+		return pair, err
+	}
+	i.mu.Lock()
+	next := i.has.clone()
+	i.mu.Unlock()
+	of(&next)[name] = pair
+	return pair, i.keep(next)
 }
 
 // Transport is issued here.
@@ -118,22 +152,15 @@ func (i *identity) Transport(name string) (pluginhost.Transport, error) {
 	return transport(i.local, name)
 }
 
-func take(from map[string]pluginhost.KeyPair, name string) (pluginhost.KeyPair, error) {
-	pair, ok := from[name]
-	if !ok {
-		return pair, fmt.Errorf("the join file has no identity for plugin %q: make a new one on the server", name)
-	}
-	return pair, nil
-}
-
-// renew asks for new certificates in the place of those that get old. What it got is
-// kept before it is used, also if the rest is refused.
-func (i *identity) renew(ctx context.Context, client kubernetes.Interface) error {
+// renew asks for new certificates in the place of those that get old, and forgets those of
+// plugins that needed one more and do not run here any longer. What it got is kept before
+// it is used, also if the rest is refused.
+func (i *identity) renew(ctx context.Context, client kubernetes.Interface, runs func(plugin string) bool) error {
 	i.mu.Lock()
-	next := certificates{CA: i.has.CA, Agent: i.has.Agent, Clients: maps.Clone(i.has.Clients), Serving: maps.Clone(i.has.Serving)}
+	next := i.has.clone()
 	i.mu.Unlock()
 	var errs []error
-	got := false
+	got, dropped := false, false
 	one := func(pair pluginhost.KeyPair, ask request) pluginhost.KeyPair {
 		leaf := leafOf(pair)
 		if leaf != nil && !pki.Old(leaf, i.now()) {
@@ -147,30 +174,63 @@ func (i *identity) renew(ctx context.Context, client kubernetes.Interface) error
 		got = true
 		return fresh
 	}
-	self := pkix.Name{CommonName: nodePrefix + i.node.Name, Organization: []string{nodesGroup}}
-	next.Agent = one(next.Agent, request{certificatesv1.KubeAPIServerClientKubeletSignerName, self, false})
-	for _, name := range slices.Sorted(maps.Keys(next.Clients)) {
-		plugin := pkix.Name{CommonName: pluginPrefix + name, Organization: []string{pluginsGroup}}
-		next.Clients[name] = one(next.Clients[name], request{PluginClientSigner, plugin, false})
+	next.Agent = one(next.Agent, request{certificatesv1.KubeAPIServerClientKubeletSignerName, i.self(), false})
+	all := func(pairs map[string]pluginhost.KeyPair, ask func(name string) request) {
+		for _, name := range slices.Sorted(maps.Keys(pairs)) {
+			if !i.joined[name] && !runs(name) {
+				delete(pairs, name)
+				dropped = true
+				continue
+			}
+			pairs[name] = one(pairs[name], ask(name))
+		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(next.Serving)) {
-		next.Serving[name] = one(next.Serving[name], request{certificatesv1.KubeletServingSignerName, self, true})
-	}
-	if !got {
+	all(next.Clients, clientRequest)
+	all(next.Serving, func(string) request { return i.servingRequest() })
+	if !got && !dropped {
 		return errors.Join(errs...)
 	}
-	data, err := json.MarshalIndent(next, "", "  ")
-	if err == nil {
-		err = writeFile(i.path, data)
+	err := i.keep(next)
+	if !got {
+		return errors.Join(append(errs, err)...)
 	}
 	if err == nil {
 		err = i.transport.Use(next.Agent.Certificate, next.Agent.PrivateKey)
 	}
-	i.mu.Lock()
-	i.has = next
-	i.mu.Unlock()
 	i.log.Info("Certificates of this node are renewed", "until", leafOf(next.Agent).NotAfter.Format(time.RFC3339))
 	return errors.Join(append(errs, err)...)
+}
+
+// keep writes what the node has, and uses it also if that fails.
+func (i *identity) keep(next certificates) error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.has = next
+	data, err := json.MarshalIndent(next, "", "  ")
+	if err != nil {
+		return err
+	}
+	return writeFile(i.path, data)
+}
+
+func (c *certificates) clone() certificates {
+	out := certificates{CA: c.CA, Agent: c.Agent, Clients: map[string]pluginhost.KeyPair{}, Serving: map[string]pluginhost.KeyPair{}}
+	maps.Copy(out.Clients, c.Clients)
+	maps.Copy(out.Serving, c.Serving)
+	return out
+}
+
+// self is the subject of the node's own certificates.
+func (i *identity) self() pkix.Name {
+	return pkix.Name{CommonName: nodePrefix + i.node.Name, Organization: []string{nodesGroup}}
+}
+
+func clientRequest(plugin string) request {
+	return request{PluginClientSigner, pkix.Name{CommonName: pluginPrefix + plugin, Organization: []string{pluginsGroup}}, false}
+}
+
+func (i *identity) servingRequest() request {
+	return request{certificatesv1.KubeletServingSignerName, i.self(), true}
 }
 
 // request says what certificate is asked for, and whom.

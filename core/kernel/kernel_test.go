@@ -108,7 +108,7 @@ func TestJoinFile(t *testing.T) {
 	if join.Server != "https://192.0.2.1:6443" || join.Node.Name != "worker" || join.DNSAddress != cfg.DNSAddress {
 		t.Errorf("join file: %+v", join)
 	}
-	credentials, err := openIdentity(join, nil, filepath.Join(t.TempDir(), identityFile), time.Now, slog.New(slog.DiscardHandler))
+	credentials, err := openIdentity(join, nil, filepath.Join(t.TempDir(), IdentityFile), time.Now, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -197,7 +197,7 @@ func TestRenewal(t *testing.T) {
 	agent.ticks <- time.Now()
 	var kept certificates
 	until(t, "the agent's certificates are new", func() bool {
-		data, err := os.ReadFile(filepath.Join(dir, "a", identityFile))
+		data, err := os.ReadFile(filepath.Join(dir, "a", IdentityFile))
 		return err == nil && json.Unmarshal(data, &kept) == nil
 	})
 	for name, pair := range map[string]pluginhost.KeyPair{"agent": kept.Agent, "client": kept.Clients["proxy"], "serving": kept.Serving["kubelet"]} {
@@ -210,7 +210,7 @@ func TestRenewal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := openIdentity(was, nil, filepath.Join(dir, "a", identityFile), agent.now, log)
+	again, err := openIdentity(was, nil, filepath.Join(dir, "a", IdentityFile), agent.now, log)
 	if err != nil {
 		t.Fatal(err)
 	}

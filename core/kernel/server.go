@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -14,7 +13,6 @@ import (
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/kubernetes"
 
 	"keelson.dev/keelson/core/apiserver"
@@ -23,7 +21,6 @@ import (
 	"keelson.dev/keelson/core/pki"
 	"keelson.dev/keelson/core/pluginhost"
 	"keelson.dev/keelson/core/version"
-	"keelson.dev/keelson/proto/api/v1alpha1"
 	"keelson.dev/keelson/proto/api/v1alpha1/client"
 )
 
@@ -35,6 +32,9 @@ type server struct {
 	host  *pluginhost.Host
 	sync  *pluginSync
 	admin *pki.Leaf
+	nodes *nodeKernels
+	// hosts is closed when host, sync.api and nodes are there, which comes after the API.
+	hosts chan struct{}
 	// replacer has what outlives the server, such as where systemd waits for READY=1.
 	*replacer
 }
@@ -73,7 +73,7 @@ func runServer(ctx context.Context, cfg Config, r *replacer) error {
 	if err != nil {
 		return err
 	}
-	s := &server{cfg: cfg, pki: authority, sync: newPluginSync(cfg.Log, cfg.Node.Name, true, cfg.Builtins), replacer: r}
+	s := &server{cfg: cfg, pki: authority, sync: newPluginSync(cfg.Log, cfg.Node.Name, true, cfg.Builtins), replacer: r, hosts: make(chan struct{})}
 	port, err := r.listen()
 	if err != nil {
 		return errors.Join(err, db.Close())
@@ -146,7 +146,11 @@ func (s *server) runPlugins(ctx context.Context, begin time.Time) error {
 		},
 		Shadows: s.shadows(clientset),
 	})
+	if s.nodes, err = newNodeKernels(s.pki, clientset); err != nil {
+		return err
+	}
 	s.sync.host, s.sync.reviews, s.sync.runDir = s.host, s.api.Reviews(), s.cfg.RunDir
+	close(s.hosts)
 	s.sync.reviews.OnFault(s.sync.onFault)
 	if err := s.prepareCluster(ctx, clientset, url); err != nil {
 		return err
@@ -160,7 +164,7 @@ func (s *server) runPlugins(ctx context.Context, begin time.Time) error {
 			s.notify(daemon.SdNotifyStopping)
 		}
 	}()
-	signer := &signer{log: s.cfg.Log, client: clientset, pki: s.pki, now: s.cfg.time.clock(), plugins: nodePlugins(s.cfg.Builtins),
+	signer := &signer{log: s.cfg.Log, client: clientset, pki: s.pki, now: s.cfg.time.clock(), plugins: nodePlugins(s.cfg.Builtins), objects: s.sync.api,
 		services: s.cfg.ServiceCIDRs}
 	return runHost(ctx, s.host, s.sync, signer.run, func(ctx context.Context) { s.finish(ctx, s.host) }, func(ctx context.Context) {
 		s.cfg.time.each(ctx, func() { s.renew(ctx, url, signer) })
@@ -238,36 +242,6 @@ func runHost(ctx context.Context, host *pluginhost.Host, objects *pluginSync, be
 	reporter.Wait()
 	if cause := context.Cause(ctx); err == nil && !errors.Is(cause, context.Canceled) {
 		err = cause
-	}
-	return err
-}
-
-// operator is what the API server may do to plugins.
-type operator struct{ s *server }
-
-// Logs is the log of a plugin of this node.
-func (o operator) Logs(ctx context.Context, name string, tail int64, follow bool) (io.ReadCloser, error) {
-	r, err := o.s.host.Logs(ctx, name, tail, follow)
-	return r, notFound(name, err)
-}
-
-// Restart restarts a plugin of this node.
-func (o operator) Restart(ctx context.Context, name string) error {
-	return notFound(name, o.s.host.Restart(ctx, name))
-}
-
-// SwapAgain tries a revision once more.
-func (o operator) SwapAgain(_ context.Context, name string) error {
-	err := o.s.host.SwapAgain(name)
-	if errors.Is(err, pluginhost.ErrNothingToTry) {
-		return apierrors.NewConflict(v1alpha1.Resource("plugins"), name, err)
-	}
-	return notFound(name, err)
-}
-
-func notFound(name string, err error) error {
-	if errors.Is(err, pluginhost.ErrNotFound) {
-		return apierrors.NewNotFound(v1alpha1.Resource("plugins"), name)
 	}
 	return err
 }

@@ -107,6 +107,9 @@ func (s sides) Lost() { s.to.Lost(1) }
 
 // Comparison is where a shadow decides otherwise.
 func (o operator) Comparison(ctx context.Context, name string) (*v1alpha1.PluginComparison, error) {
+	if err := o.there(ctx); err != nil {
+		return nil, err
+	}
 	c, err := o.s.host.Comparison(name)
 	if errors.Is(err, pluginhost.ErrNoShadow) {
 		none := apierrors.NewNotFound(v1alpha1.Resource("plugins/comparison"), name)
@@ -114,7 +117,7 @@ func (o operator) Comparison(ctx context.Context, name string) (*v1alpha1.Plugin
 		return nil, none
 	}
 	if err != nil {
-		return nil, notFound(name, err)
+		return nil, operated(name, err)
 	}
 	out := &v1alpha1.PluginComparison{
 		ObjectMeta: metav1.ObjectMeta{Name: name}, Active: c.Active, Shadow: c.Shadow, Since: apiTime(c.Since),

@@ -39,8 +39,14 @@ type signer struct {
 	client   kubernetes.Interface
 	pki      *pki.Authority
 	now      func() time.Time
-	plugins  map[string]bool // those that run on every node
+	plugins  map[string]bool // built-in ones that run on every node
+	objects  pluginGetter    // for the others
 	services []netip.Prefix
+}
+
+// pluginGetter reads Plugin objects.
+type pluginGetter interface {
+	Get(ctx context.Context, name string) (*v1alpha1.Plugin, error)
 }
 
 // nodePlugins are the names of plugins that act for themselves on every node.
@@ -58,7 +64,7 @@ func (s *signer) handle(ctx context.Context, csr *certificatesv1.CertificateSign
 	if ended || len(csr.Status.Certificate) > 0 {
 		return nil
 	}
-	want, err := s.read(csr)
+	want, err := s.read(ctx, csr)
 	if want == nil && err == nil {
 		return nil // for another signer
 	}
@@ -122,12 +128,14 @@ type wanted struct {
 }
 
 // read checks a request against the rules of its signer. Nil: of another signer.
-func (s *signer) read(csr *certificatesv1.CertificateSigningRequest) (*wanted, error) {
+func (s *signer) read(ctx context.Context, csr *certificatesv1.CertificateSigningRequest) (*wanted, error) {
 	check, ok := map[string]func(*x509.CertificateRequest, []certificatesv1.KeyUsage) error{
 		certificatesv1.KubeAPIServerClientSignerName:        userRules,
 		certificatesv1.KubeAPIServerClientKubeletSignerName: kubeletRules,
 		certificatesv1.KubeletServingSignerName:             servingRules,
-		PluginClientSigner:                                  s.pluginRules,
+		PluginClientSigner: func(r *x509.CertificateRequest, have []certificatesv1.KeyUsage) error {
+			return s.pluginRules(ctx, r, have)
+		},
 	}[csr.Spec.SignerName]
 	if !ok {
 		return nil, nil
@@ -220,12 +228,25 @@ func servingRules(r *x509.CertificateRequest, have []certificatesv1.KeyUsage) er
 	return errors.Join(nodeSubject(r), names, usages(have, certificatesv1.UsageServerAuth))
 }
 
-func (s *signer) pluginRules(r *x509.CertificateRequest, have []certificatesv1.KeyUsage) error {
+func (s *signer) pluginRules(ctx context.Context, r *x509.CertificateRequest, have []certificatesv1.KeyUsage) error {
 	var subject error
-	if name, ok := strings.CutPrefix(r.Subject.CommonName, pluginPrefix); !ok || !s.plugins[name] || !slices.Equal(r.Subject.Organization, []string{pluginsGroup}) {
+	if name, ok := strings.CutPrefix(r.Subject.CommonName, pluginPrefix); !ok || !s.onNodes(ctx, name) || !slices.Equal(r.Subject.Organization, []string{pluginsGroup}) {
 		subject = fmt.Errorf("%q in %q is no plugin that runs on every node", r.Subject.CommonName, r.Subject.Organization)
 	}
 	return errors.Join(subject, nobodyElse(r), usages(have, certificatesv1.UsageClientAuth))
+}
+
+// onNodes says whether a plugin acts for itself on every node. A kubelet acts for its node.
+func (s *signer) onNodes(ctx context.Context, name string) bool {
+	if s.plugins[name] {
+		return true
+	}
+	p, err := s.objects.Get(ctx, name)
+	if err != nil {
+		return false
+	}
+	enabled := p.Spec.Enabled == nil || *p.Spec.Enabled
+	return enabled && p.Spec.Scope == v1alpha1.PluginScopeNode && p.Spec.Kind != kubeletKind && p.DeletionTimestamp == nil
 }
 
 // ownNode says whether a node asks for what is its own.

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -15,10 +16,12 @@ import (
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes/fake"
 
 	"keelson.dev/keelson/core/pki"
+	"keelson.dev/keelson/proto/api/v1alpha1"
 )
 
 func TestSigner(t *testing.T) {
@@ -64,6 +67,10 @@ func TestSigner(t *testing.T) {
 		"serving nowhere":            {ask{signer: serving, cn: "system:node:a", org: "system:nodes", usage: server, approved: true}, "failed"},
 		"a plugin of each node":      {ask{signer: PluginClientSigner, cn: "system:plugin:proxy", org: "system:plugins", usage: client}, "signed"},
 		"a plugin of the cluster":    {ask{signer: PluginClientSigner, cn: "system:plugin:scheduler", org: "system:plugins", usage: client}, "pending"},
+		"a stranger's of each node":  {ask{signer: PluginClientSigner, cn: "system:plugin:beacon", org: "system:plugins", usage: client}, "signed"},
+		"a stranger's, disabled":     {ask{signer: PluginClientSigner, cn: "system:plugin:off", org: "system:plugins", usage: client}, "pending"},
+		"a stranger's of a cluster":  {ask{signer: PluginClientSigner, cn: "system:plugin:one", org: "system:plugins", usage: client}, "pending"},
+		"a stranger's kubelet":       {ask{signer: PluginClientSigner, cn: "system:plugin:agent", org: "system:plugins", usage: client}, "pending"},
 		"a plugin, asked by a user":  {ask{signer: PluginClientSigner, cn: "system:plugin:proxy", org: "system:plugins", usage: client, by: "ann"}, "pending"},
 		"a user":                     {ask{signer: users, cn: "ann", org: "dev", usage: client, by: "ann"}, "pending"},
 		"a user, approved":           {ask{signer: users, cn: "ann", org: "dev", usage: client, by: "ann", approved: true}, "signed"},
@@ -102,7 +109,7 @@ func TestSigner(t *testing.T) {
 			}
 			api := fake.NewClientset(csr, node("a", "192.0.2.1"), node("b", "192.0.2.2"), node("c", "127.0.0.1"), node("d", "10.96.0.1"))
 			s := &signer{log: slog.New(slog.DiscardHandler), client: api, pki: authority, now: time.Now,
-				plugins: map[string]bool{"proxy": true, "scheduler": false}, services: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")}}
+				plugins: map[string]bool{"proxy": true, "scheduler": false}, objects: objects, services: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")}}
 			if err := s.handle(t.Context(), csr); err != nil {
 				t.Fatal(err)
 			}
@@ -167,4 +174,24 @@ func TestRequestsAreCleanedUp(t *testing.T) {
 	if len(left) != 4 || !left["pending"] || !left["issued"] || !left["approved"] || !left["denied"] {
 		t.Errorf("left: %v", left)
 	}
+}
+
+// pluginObjects are specs of Plugin objects by name.
+type pluginObjects map[string]v1alpha1.PluginSpec
+
+// Get implements pluginGetter.
+func (o pluginObjects) Get(_ context.Context, name string) (*v1alpha1.Plugin, error) {
+	spec, ok := o[name]
+	if !ok {
+		return nil, apierrors.NewNotFound(v1alpha1.Resource("plugins"), name)
+	}
+	return &v1alpha1.Plugin{Spec: spec}, nil
+}
+
+var objects = pluginObjects{
+	"beacon":    {Kind: "beacon", Scope: v1alpha1.PluginScopeNode},
+	"off":       {Kind: "beacon", Scope: v1alpha1.PluginScopeNode, Enabled: new(bool)},
+	"one":       {Kind: "beacon", Scope: v1alpha1.PluginScopeCluster},
+	"agent":     {Kind: kubeletKind, Scope: v1alpha1.PluginScopeNode},
+	"scheduler": {Kind: "scheduler", Scope: v1alpha1.PluginScopeCluster},
 }

@@ -2,6 +2,7 @@ package keelson
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 
@@ -87,9 +88,9 @@ func (s *stream) InputStream(ctx context.Context, _, _ string) (io.ReadCloser, b
 	if s.options.TailLines != nil {
 		tail = *s.options.TailLines
 	}
-	r, err := s.plugins.Logs(ctx, s.name, tail, s.options.Follow)
+	r, err := s.plugins.Logs(ctx, s.name, s.options.Node, tail, s.options.Follow)
 	if err != nil {
-		return nil, false, "", apierrors.NewInternalError(fmt.Errorf("open log of plugin %s: %w", s.name, err))
+		return nil, false, "", answer("open log of", s.name, err)
 	}
 	return r, s.options.Follow, "text/plain", nil
 }
@@ -131,14 +132,11 @@ func (r *actionREST) Create(ctx context.Context, name string, obj runtime.Object
 func newRestart(env *resource.Env, store *resource.Store) *actionREST {
 	return &actionREST{
 		env: env, store: store, body: func() runtime.Object { return &keelsonv1alpha1.PluginRestart{} },
-		do: func(ctx context.Context, plugins resource.PluginOperator, name string, _ runtime.Object, dry bool) error {
+		do: func(ctx context.Context, plugins resource.PluginOperator, name string, body runtime.Object, dry bool) error {
 			if dry {
 				return nil
 			}
-			if err := plugins.Restart(ctx, name); err != nil {
-				return apierrors.NewInternalError(fmt.Errorf("restart plugin %s: %w", name, err))
-			}
-			return nil
+			return answer("restart", name, plugins.Restart(ctx, name, body.(*keelsonv1alpha1.PluginRestart).Node))
 		},
 	}
 }
@@ -148,15 +146,27 @@ func newSwap(env *resource.Env, store *resource.Store) *actionREST {
 	return &actionREST{
 		env: env, store: store, body: func() runtime.Object { return &keelsonv1alpha1.PluginSwap{} },
 		do: func(ctx context.Context, plugins resource.PluginOperator, name string, body runtime.Object, dry bool) error {
-			if !body.(*keelsonv1alpha1.PluginSwap).Again {
+			swap := body.(*keelsonv1alpha1.PluginSwap)
+			if !swap.Again {
 				return apierrors.NewBadRequest("again: must be true: change the plugin's spec to swap it for something else")
 			}
 			if dry {
 				return nil
 			}
-			return plugins.SwapAgain(ctx, name)
+			return answer("swap", name, plugins.SwapAgain(ctx, name, swap.Node))
 		},
 	}
+}
+
+// answer is an error as the API answers with it; nil is nil.
+func answer(verb, name string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if status, ok := errors.AsType[*apierrors.StatusError](err); ok {
+		return status
+	}
+	return apierrors.NewInternalError(fmt.Errorf("%s plugin %s: %w", verb, name, err))
 }
 
 // comparisonREST shows where a shadow decides otherwise.

@@ -37236,6 +37236,13 @@ func schema_keelson_proto_api_v1alpha1_PluginLogOptions(ref common.ReferenceCall
 							Format:      "",
 						},
 					},
+					"node": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Node is where the plugin runs whose log is meant. The server's own when unset.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
 				},
 			},
 		},
@@ -37382,6 +37389,13 @@ func schema_keelson_proto_api_v1alpha1_PluginRestart(ref common.ReferenceCallbac
 							Description: "Standard object's metadata.",
 							Default:     map[string]interface{}{},
 							Ref:         ref(metav1.ObjectMeta{}.OpenAPIModelName()),
+						},
+					},
+					"node": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Node is where the plugin is restarted. Every node on which it runs when unset.",
+							Type:        []string{"string"},
+							Format:      "",
 						},
 					},
 				},
@@ -37990,6 +38004,13 @@ func schema_keelson_proto_api_v1alpha1_PluginSwap(ref common.ReferenceCallback) 
 						SchemaProps: spec.SchemaProps{
 							Description: "Again tries the revision of the spec once more that was refused or rolled back.",
 							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+					"node": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Node is where it is tried again. Every node on which it was refused when unset.",
+							Type:        []string{"string"},
 							Format:      "",
 						},
 					},

@@ -39,14 +39,17 @@ type TokenIssuer interface {
 		audiences []string, expirationSeconds int64) (token string, expires time.Time, err error)
 }
 
-// PluginOperator acts on the processes behind Plugin objects.
+// PluginOperator acts on the processes behind Plugin objects. Errors are those that the
+// API answers with.
 type PluginOperator interface {
-	// Logs opens the plugin's log; tail < 0 means all lines that are kept.
-	Logs(ctx context.Context, name string, tail int64, follow bool) (io.ReadCloser, error)
-	// Restart ends the plugin's process and starts it anew.
-	Restart(ctx context.Context, name string) error
-	// SwapAgain tries a revision once more that was refused or rolled back.
-	SwapAgain(ctx context.Context, name string) error
+	// Logs opens the log of the plugin on a node (the server's own if node is empty);
+	// tail < 0 means all lines that are kept.
+	Logs(ctx context.Context, name, node string, tail int64, follow bool) (io.ReadCloser, error)
+	// Restart ends the plugin's process on a node, or on all, and starts it anew.
+	Restart(ctx context.Context, name, node string) error
+	// SwapAgain tries a revision once more that was refused or rolled back, on a node or on
+	// all.
+	SwapAgain(ctx context.Context, name, node string) error
 	// Comparison is where the plugin's shadow and the active one decide differently.
 	Comparison(ctx context.Context, name string) (*v1alpha1.PluginComparison, error)
 }

@@ -70,10 +70,11 @@ func (c *Client) UpdateStatus(ctx context.Context, p *v1alpha1.Plugin) (*v1alpha
 	return now, err
 }
 
-// Restart ends a plugin's process in good order and has a new one started.
-func (c *Client) Restart(ctx context.Context, name string) error {
+// Restart ends a plugin's process in good order and has a new one started: on the node
+// that is named, or on all.
+func (c *Client) Restart(ctx context.Context, name, node string) error {
 	return c.rest.Post().Resource(resource).Name(name).SubResource("restart").
-		Body(&v1alpha1.PluginRestart{ObjectMeta: metav1.ObjectMeta{Name: name}}).Do(ctx).Error()
+		Body(&v1alpha1.PluginRestart{ObjectMeta: metav1.ObjectMeta{Name: name}, Node: node}).Do(ctx).Error()
 }
 
 // Swap asks for a swap; body says which.
@@ -103,9 +104,13 @@ func (c *Client) Patch(ctx context.Context, name string, kind types.PatchType, p
 }
 
 // Logs is what a plugin logged: the last tail lines (all that are kept if tail is
-// negative), and with follow those to come. The caller closes it.
-func (c *Client) Logs(ctx context.Context, name string, tail int64, follow bool) (io.ReadCloser, error) {
+// negative), and with follow those to come, on the node that is named or else on the
+// server. The caller closes it.
+func (c *Client) Logs(ctx context.Context, name, node string, tail int64, follow bool) (io.ReadCloser, error) {
 	req := c.rest.Get().Resource(resource).Name(name).SubResource("log")
+	if node != "" {
+		req.Param("node", node)
+	}
 	if tail >= 0 {
 		req.Param("tailLines", strconv.FormatInt(tail, 10))
 	}
