@@ -17,47 +17,32 @@ type nodeInfo struct {
 	allowedPods int
 	requested   amounts
 	scored      amounts
+	slot        int // its number in counts, as long as it is in the cache
 	pods        map[types.UID]*podInfo
-	anti        map[types.UID]*podInfo // those with required anti-affinity
-	social      map[types.UID]*podInfo // those with any term that scores others
-	owners      map[types.UID]int      // pods by controller
 	ports       map[hostPort]int
 	images      map[string]int64 // size in bytes
 }
 
 func newNodeInfo(name string) *nodeInfo {
 	return &nodeInfo{
-		name: name, pods: map[types.UID]*podInfo{}, anti: map[types.UID]*podInfo{}, social: map[types.UID]*podInfo{},
-		owners: map[types.UID]int{}, ports: map[hostPort]int{}, images: map[string]int64{},
+		name: name, pods: map[types.UID]*podInfo{},
+		ports: map[hostPort]int{}, images: map[string]int64{},
 	}
 }
 
 func (n *nodeInfo) add(p *podInfo) {
 	n.pods[p.pod.UID] = p
 	n.count(p, 1)
-	if len(p.requiredAnti) > 0 {
-		n.anti[p.pod.UID] = p
-	}
-	if len(p.required)+len(p.wanted)+len(p.unwanted) > 0 {
-		n.social[p.pod.UID] = p
-	}
 }
 
 func (n *nodeInfo) remove(p *podInfo) {
 	delete(n.pods, p.pod.UID)
-	delete(n.anti, p.pod.UID)
-	delete(n.social, p.pod.UID)
 	n.count(p, -1)
 }
 
 func (n *nodeInfo) count(p *podInfo, sign int) {
 	n.requested.add(&p.requests, int64(sign))
 	n.scored.add(&p.scored, int64(sign))
-	if p.owner != "" {
-		if n.owners[p.owner] += sign; n.owners[p.owner] == 0 {
-			delete(n.owners, p.owner)
-		}
-	}
 	for _, port := range p.ports {
 		if n.ports[port] += sign; n.ports[port] == 0 {
 			delete(n.ports, port)
@@ -72,9 +57,18 @@ type nodeCache struct {
 	list   []*nodeInfo // those with a node, in no order
 	pods   map[types.UID]*placed
 	images map[string]int // on how many nodes an image is
-	anti   int            // pods with required anti-affinity
-	social int            // pods that score others
-	next   int            // where in list the next search starts
+	slots  []*nodeInfo    // by slot; nil: free
+	free   []int          // slots
+
+	keys        map[string]*topoKey
+	counters    map[string]*counter
+	countersIn  map[string]map[string]*counter // by namespace of the pods that count; "": any
+	groups      map[string]*termGroup
+	antiGroups  []*termGroup // those of groups that filter
+	scoreGroups []*termGroup // those that score
+	emptyGroups int          // at least so many have no pods
+	attempts    uint64
+	next        int // where in list the next search starts
 
 	namespaces namespaceLabels
 	services   func(*corev1.Pod) []labels.Selector // those that select the pod
@@ -90,6 +84,7 @@ type placed struct {
 func newCache() *nodeCache {
 	return &nodeCache{
 		nodes: map[string]*nodeInfo{}, pods: map[types.UID]*placed{}, images: map[string]int{},
+		keys: map[string]*topoKey{}, counters: map[string]*counter{}, countersIn: map[string]map[string]*counter{}, groups: map[string]*termGroup{},
 		namespaces: func(string) labels.Set { return nil }, services: func(*corev1.Pod) []labels.Selector { return nil },
 	}
 }
@@ -98,11 +93,7 @@ func newCache() *nodeCache {
 func (c *nodeCache) setNode(node *corev1.Node) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	n := c.nodes[node.Name]
-	if n == nil {
-		n = newNodeInfo(node.Name)
-		c.nodes[node.Name] = n
-	}
+	n := c.nodeInfo(node.Name)
 	if n.node == nil {
 		c.list = append(c.list, n)
 	}
@@ -110,6 +101,36 @@ func (c *nodeCache) setNode(node *corev1.Node) {
 	n.allocatable = amountsOf(node.Status.Allocatable)
 	n.allowedPods = int(node.Status.Allocatable.Pods().Value())
 	c.setImages(n, node.Status.Images)
+	for _, k := range c.keys {
+		c.moveNode(k, n)
+	}
+}
+
+// nodeInfo is the node with that name, which need not be known yet.
+func (c *nodeCache) nodeInfo(name string) *nodeInfo {
+	n := c.nodes[name]
+	if n != nil {
+		return n
+	}
+	n = newNodeInfo(name)
+	c.nodes[name] = n
+	if last := len(c.free) - 1; last >= 0 {
+		n.slot, c.free = c.free[last], c.free[:last]
+		c.slots[n.slot] = n
+		return n
+	}
+	n.slot = len(c.slots)
+	c.slots = append(c.slots, n)
+	for _, k := range c.keys {
+		k.of = append(k.of, noValue)
+	}
+	return n
+}
+
+func (c *nodeCache) dropNode(n *nodeInfo) {
+	delete(c.nodes, n.name)
+	c.slots[n.slot] = nil
+	c.free = append(c.free, n.slot)
 }
 
 func (c *nodeCache) setImages(n *nodeInfo, images []corev1.ContainerImage) {
@@ -140,6 +161,9 @@ func (c *nodeCache) removeNode(name string) {
 	}
 	c.setImages(n, nil)
 	n.node = nil
+	for _, k := range c.keys {
+		c.moveNode(k, n)
+	}
 	for i, x := range c.list {
 		if x == n {
 			last := len(c.list) - 1
@@ -149,7 +173,7 @@ func (c *nodeCache) removeNode(name string) {
 		}
 	}
 	if len(n.pods) == 0 {
-		delete(c.nodes, name)
+		c.dropNode(n)
 	}
 }
 
@@ -190,14 +214,10 @@ func (c *nodeCache) has(uid types.UID) bool {
 }
 
 func (c *nodeCache) addLocked(p *podInfo, node string, assumed bool) {
-	n := c.nodes[node]
-	if n == nil {
-		n = newNodeInfo(node)
-		c.nodes[node] = n
-	}
+	n := c.nodeInfo(node)
 	n.add(p)
 	c.pods[p.pod.UID] = &placed{info: p, node: node, assumed: assumed}
-	c.tally(p, 1)
+	c.recount(p, n, 1)
 }
 
 func (c *nodeCache) removeLocked(uid types.UID) bool {
@@ -208,20 +228,11 @@ func (c *nodeCache) removeLocked(uid types.UID) bool {
 	delete(c.pods, uid)
 	n := c.nodes[at.node]
 	n.remove(at.info)
-	c.tally(at.info, -1)
+	c.recount(at.info, n, -1)
 	if n.node == nil && len(n.pods) == 0 {
-		delete(c.nodes, at.node)
+		c.dropNode(n)
 	}
 	return true
-}
-
-func (c *nodeCache) tally(p *podInfo, sign int) {
-	if len(p.requiredAnti) > 0 {
-		c.anti += sign
-	}
-	if len(p.required)+len(p.wanted)+len(p.unwanted) > 0 {
-		c.social += sign
-	}
 }
 
 // normalizedImage adds the tag that an image without one has, as names in a

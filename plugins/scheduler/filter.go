@@ -8,6 +8,7 @@ import (
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/selection"
 	schedulinghelper "k8s.io/component-helpers/scheduling/corev1"
 )
 
@@ -58,9 +59,9 @@ type attempt struct {
 	pod     *podInfo
 	profile *profile
 	parts   []concern
-	spread  []*spreadConstraint // required
-	social  *socialState        // nil: no required terms anywhere
-	invalid *rejection          // no node will do
+	spread  []spreadState // required
+	social  *socialState  // nil: no required terms anywhere
+	invalid *rejection    // no node will do
 }
 
 var (
@@ -75,15 +76,16 @@ var (
 // newAttempt prepares the filters that look at more than one node. The cache
 // must be locked until the attempt has ended.
 func newAttempt(c *nodeCache, pod *podInfo, pr *profile, parts []concern) *attempt {
+	c.sweep()
 	a := &attempt{cache: c, pod: pod, profile: pr, parts: parts}
 	if pod.invalid != nil {
 		a.invalid = rejectForGood(pod.invalid.Error())
 		a.invalid.filter = allFilters
 	}
 	if a.on(filterPodTopologySpread) {
-		a.spread = requiredSpread(c, a)
+		a.spread = requiredSpread(a)
 	}
-	if a.on(filterInterPodAffinity) && (len(pod.required)+len(pod.requiredAnti) > 0 || c.anti > 0) {
+	if a.on(filterInterPodAffinity) && (len(pod.required)+len(pod.requiredAnti)+len(c.antiGroups) > 0) {
 		a.social = newSocialState(c, a)
 	}
 	return a
@@ -272,7 +274,7 @@ func (t *account) message(nodes int, invalid *rejection) string {
 
 // withRequirement adds a requirement on one key to a selector.
 func withRequirement(s labels.Selector, key, op, value string) labels.Selector {
-	r, err := labels.NewRequirement(key, operatorOf(op), []string{value})
+	r, err := labels.NewRequirement(key, selection.Operator(op), []string{value})
 	if err != nil {
 		return s
 	}

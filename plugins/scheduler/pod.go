@@ -1,6 +1,9 @@
 package scheduler
 
 import (
+	"strconv"
+	"strings"
+
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -83,6 +86,8 @@ type podInfo struct {
 	wanted, unwanted       []podTerm // preferred, with weights
 	images                 []string
 	containers             int
+	social                 bool // it has any term
+	spread                 []podSpread
 	invalid                error // the pod's selectors cannot be read
 }
 
@@ -104,6 +109,15 @@ func newPodInfo(pod *corev1.Pod) *podInfo {
 	p.collectContainers()
 	if aff := pod.Spec.Affinity; aff != nil {
 		p.collectAffinity(aff)
+		p.social = len(p.required)+len(p.requiredAnti)+len(p.wanted)+len(p.unwanted) > 0
+	}
+	for i := range pod.Spec.TopologySpreadConstraints {
+		s, err := newPodSpread(pod, &pod.Spec.TopologySpreadConstraints[i])
+		if err != nil {
+			p.invalid = err
+			continue
+		}
+		p.spread = append(p.spread, s)
 	}
 	return p
 }
@@ -173,6 +187,8 @@ type podTerm struct {
 	nsSelector labels.Selector // nil: none
 	key        string
 	weight     int32
+	who        string // what selector and namespaces depend on
+	id         string // and key and weight
 }
 
 func newPodTerm(pod *corev1.Pod, t *corev1.PodAffinityTerm, weight int32) (podTerm, error) {
@@ -201,7 +217,24 @@ func newPodTerm(pod *corev1.Pod, t *corev1.PodAffinityTerm, weight int32) (podTe
 	if len(t.Namespaces) == 0 && t.NamespaceSelector == nil {
 		term.namespaces.Insert(pod.Namespace)
 	}
+	term.name()
 	return term, nil
+}
+
+// name tells the term from all others that mean something else.
+func (t *podTerm) name() {
+	t.who = strings.Join(sets.List(t.namespaces), ",") + "|" + selectorName(t.selector) + "|"
+	if t.nsSelector != nil {
+		t.who += "+" + selectorName(t.nsSelector)
+	}
+	t.id = t.who + "|" + t.key + "|" + strconv.Itoa(int(t.weight))
+}
+
+func selectorName(s labels.Selector) string {
+	if _, selectable := s.Requirements(); !selectable {
+		return "-" // matches nothing; its string is that of one that matches all
+	}
+	return s.String()
 }
 
 // namespaceLabels looks up the labels of a namespace.

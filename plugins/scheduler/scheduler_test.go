@@ -216,7 +216,7 @@ func TestCacheAddsUp(t *testing.T) {
 	c.removePod(p.UID)
 	c.removePod(p.UID)
 	n := c.nodes["a"]
-	if n.requested.milliCPU != 0 || n.requested.memory != 0 || len(n.ports)+len(n.owners)+len(n.pods)+len(n.anti) != 0 || c.anti != 0 {
+	if n.requested.milliCPU != 0 || n.requested.memory != 0 || len(n.ports)+len(n.pods) != 0 || c.groups[string(groupAnti)+newPodInfo(p).requiredAnti[0].id].total != 0 {
 		t.Errorf("something is left on the node: %+v", n)
 	}
 	c.removeNode("a")

@@ -104,6 +104,9 @@ func (s *Server) build(client kubernetes.Interface) error {
 	for _, pr := range s.profiles {
 		pr.parts = parts
 	}
+	if _, err := core.Namespaces().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{UpdateFunc: s.namespaceChanged}); err != nil {
+		return fmt.Errorf("watch namespaces: %w", err)
+	}
 	return s.watch(s.pods, core.Nodes().Informer())
 }
 
@@ -300,6 +303,16 @@ func (s *Server) selectorsOf(pod *corev1.Pod) []labels.Selector {
 		}
 	}
 	return out
+}
+
+// namespaceChanged: terms that select namespaces may mean others now.
+func (s *Server) namespaceChanged(old, cur any) {
+	was, ok := old.(*corev1.Namespace)
+	now, ok2 := cur.(*corev1.Namespace)
+	if ok && ok2 && !equality.Semantic.DeepEqual(was.Labels, now.Labels) {
+		s.cache.namespacesChanged()
+		s.queue.event(filterInterPodAffinity)
+	}
 }
 
 func (s *Server) nodeChanged(old, cur any) {

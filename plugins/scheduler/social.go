@@ -1,50 +1,70 @@
 package scheduler
 
-// topology is a domain: a label of a node and its value.
-type topology struct{ key, value string }
+import (
+	"fmt"
+	"slices"
 
-// socialState counts, for one pod, the pods that its required terms of affinity
-// mean, and those whose own terms mean it, by domain.
+	"k8s.io/apimachinery/pkg/util/sets"
+)
+
+// socialState is what one pod's required terms of affinity, and those of others
+// that mean it, forbid and demand.
 type socialState struct {
-	existingAnti map[topology]int // pods that do not want this one near
-	affinity     map[topology]int // pods that this one needs near
-	anti         map[topology]int // pods that this one does not want near
-	first        bool             // it matches its own terms, and nobody else does
+	existingAnti []vicinity // pods that do not want this one near
+	required     []vicinity // pods that match all of its terms, by the key of each
+	anti         []vicinity // pods that this one does not want near
+	itself       bool       // it matches its own terms
+	first        bool       // and nobody else does
 }
 
 func newSocialState(c *nodeCache, a *attempt) *socialState {
-	s := &socialState{existingAnti: map[topology]int{}, affinity: map[topology]int{}, anti: map[topology]int{}}
 	p := a.pod
-	for _, n := range c.list {
-		for _, other := range n.anti {
-			for i := range other.requiredAnti {
-				term := &other.requiredAnti[i]
-				if value, ok := n.node.Labels[term.key]; ok && term.matches(p.pod, a.cache.namespaces) {
-					s.existingAnti[topology{term.key, value}]++
-				}
-			}
+	s := &socialState{}
+	for _, g := range c.antiGroups {
+		if g.total > 0 && g.term.matches(p.pod, c.namespaces) {
+			s.existingAnti = append(s.existingAnti, g.near(g.key))
 		}
-		if len(p.required)+len(p.requiredAnti) == 0 {
-			continue
-		}
-		for _, other := range n.pods {
-			if len(p.required) > 0 && matchesAll(p.required, other, a.cache.namespaces) {
-				for i := range p.required {
-					if value, ok := n.node.Labels[p.required[i].key]; ok {
-						s.affinity[topology{p.required[i].key, value}]++
-					}
-				}
-			}
-			for i := range p.requiredAnti {
-				term := &p.requiredAnti[i]
-				if value, ok := n.node.Labels[term.key]; ok && term.matches(other.pod, a.cache.namespaces) {
-					s.anti[topology{term.key, value}]++
-				}
+	}
+	for i := range p.requiredAnti {
+		t := &p.requiredAnti[i]
+		s.anti = append(s.anti, c.counterOfTerms(p.requiredAnti[i:i+1]).near(c.topoKey(t.key)))
+	}
+	if len(p.required) == 0 {
+		return s
+	}
+	all := c.counterOfTerms(p.required)
+	s.itself = matchesAll(p.required, p, c.namespaces)
+	for i := range p.required {
+		one := all.near(c.topoKey(p.required[i].key))
+		s.required = append(s.required, one)
+	}
+	s.first = s.itself && !s.anybody()
+	return s
+}
+
+// anybody tells whether a pod that matches all terms is in any domain.
+func (s *socialState) anybody() bool {
+	for _, one := range s.required {
+		for _, n := range one.counts {
+			if n > 0 {
+				return true
 			}
 		}
 	}
-	s.first = len(s.affinity) == 0 && len(p.required) > 0 && matchesAll(p.required, p, a.cache.namespaces)
-	return s
+	return false
+}
+
+// counterOfTerms counts the pods that match all of the terms.
+func (c *nodeCache) counterOfTerms(terms []podTerm) *counter {
+	name, namespace := "t", ""
+	for i := range terms {
+		name += fmt.Sprintf("%q", terms[i].who)
+	}
+	bySelector := slices.ContainsFunc(terms, func(t podTerm) bool { return t.nsSelector != nil })
+	if t := &terms[0]; !bySelector && len(t.namespaces) == 1 {
+		namespace = sets.List(t.namespaces)[0]
+	}
+	return c.counterFor(name, namespace, func(p *podInfo) bool { return matchesAll(terms, p, c.namespaces) })
 }
 
 func matchesAll(terms []podTerm, p *podInfo, namespaces namespaceLabels) bool {
@@ -61,23 +81,20 @@ func (a *attempt) fitsSocially(n *nodeInfo) *rejection {
 	if s == nil {
 		return nil
 	}
-	for i := range a.pod.required {
-		key := a.pod.required[i].key
-		value, ok := n.node.Labels[key]
+	for i := range s.required {
 		// The first of a group that wants to be together may go anywhere that
 		// has the label.
-		if !ok || (s.affinity[topology{key, value}] == 0 && !s.first) {
+		if count, ok := s.required[i].here(n); !ok || count == 0 && !s.first {
 			return noAffinity
 		}
 	}
-	for i := range a.pod.requiredAnti {
-		key := a.pod.requiredAnti[i].key
-		if value, ok := n.node.Labels[key]; ok && s.anti[topology{key, value}] > 0 {
+	for i := range s.anti {
+		if count, _ := s.anti[i].here(n); count > 0 {
 			return noAntiAffinity
 		}
 	}
-	for t := range s.existingAnti {
-		if value, ok := n.node.Labels[t.key]; ok && value == t.value {
+	for i := range s.existingAnti {
+		if count, _ := s.existingAnti[i].here(n); count > 0 {
 			return noExistingAnti
 		}
 	}
@@ -87,49 +104,46 @@ func (a *attempt) fitsSocially(n *nodeInfo) *rejection {
 // socialScores sums the weights of preferred terms, the pod's own and those of
 // pods that are there, by node. It returns nil if there are none.
 func socialScores(c *nodeCache, a *attempt, feasible []*nodeInfo) []int64 {
-	p := a.pod
+	p, args := a.pod, &a.profile.social
 	own := len(p.wanted)+len(p.unwanted) > 0
-	if !own && c.social == 0 {
+	if !own && (len(c.scoreGroups) == 0 || args.ignorePreferredOfThere) {
 		return nil
 	}
-	sums := map[topology]int64{}
-	add := func(terms []podTerm, n *nodeInfo, subject *podInfo, sign int64, fixed int64) {
-		for i := range terms {
-			value, ok := n.node.Labels[terms[i].key]
-			if ok && terms[i].matches(subject.pod, a.cache.namespaces) {
-				w := int64(terms[i].weight)
-				if fixed != 0 {
-					w = fixed
-				}
-				sums[topology{terms[i].key, value}] += sign * w
-			}
+	var all []vicinity
+	add := func(one vicinity, weight int64) {
+		if weight != 0 {
+			one.weight = weight
+			all = append(all, one)
 		}
 	}
-	for _, n := range c.list {
-		if own {
-			for _, other := range n.pods {
-				add(p.wanted, n, other, 1, 0)
-				add(p.unwanted, n, other, -1, 0)
-			}
+	for i := range p.wanted {
+		add(c.counterOfTerms(p.wanted[i:i+1]).near(c.topoKey(p.wanted[i].key)), int64(p.wanted[i].weight))
+	}
+	for i := range p.unwanted {
+		add(c.counterOfTerms(p.unwanted[i:i+1]).near(c.topoKey(p.unwanted[i].key)), -int64(p.unwanted[i].weight))
+	}
+	for _, g := range c.scoreGroups {
+		if g.total == 0 || !g.term.matches(p.pod, c.namespaces) {
+			continue
 		}
-		for _, other := range n.social {
-			if hard := a.profile.social.hardWeight; hard > 0 {
-				// A required affinity of theirs is a wish the other way.
-				add(other.required, n, p, 1, hard)
-			}
-			if a.profile.social.ignorePreferredOfThere && !own {
-				continue
-			}
-			add(other.wanted, n, p, 1, 0)
-			add(other.unwanted, n, p, -1, 0)
+		weight := int64(g.term.weight)
+		switch g.kind {
+		case groupUnwanted:
+			weight = -weight
+		case groupRequired:
+			// A required affinity of theirs is a wish the other way.
+			weight = args.hardWeight
 		}
+		add(g.near(g.key), weight)
+	}
+	if len(all) == 0 {
+		return nil
 	}
 	scores := make([]int64, len(feasible))
 	for i, n := range feasible {
-		for t, w := range sums {
-			if n.node.Labels[t.key] == t.value {
-				scores[i] += w
-			}
+		for j := range all {
+			count, _ := all[j].here(n)
+			scores[i] += all[j].weight * int64(count)
 		}
 	}
 	return scores

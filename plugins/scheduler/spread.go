@@ -6,135 +6,222 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/selection"
 	schedulinghelper "k8s.io/component-helpers/scheduling/corev1"
 	"k8s.io/utils/ptr"
 )
 
-func operatorOf(op string) selection.Operator { return selection.Operator(op) }
-
-// spreadConstraint is a topology spread constraint with the pods counted in
-// each domain.
-type spreadConstraint struct {
+// podSpread is a topology spread constraint, ready to use.
+type podSpread struct {
 	key         string
+	when        corev1.UnsatisfiableConstraintAction
 	maxSkew     int
 	minDomains  int
-	selector    labels.Selector
-	honorAff    bool // only nodes that the pod's node affinity matches count
-	honorTaints bool // only nodes whose taints the pod tolerates count
-	self        int  // 1 if the pod itself matches
-	domains     map[string]int
-	least       int
-	size        int // how many domains weigh
+	selector    labels.Selector // nil: pods of the same kind
+	name        string          // of the counter
+	honorAff    bool            // only nodes that the pod's node affinity matches count
+	honorTaints bool            // only nodes whose taints the pod tolerates count
+	self        int             // 1 if the pod itself matches
 }
 
-// constraintsOf reads the pod's constraints of one kind.
-func constraintsOf(a *attempt, when corev1.UnsatisfiableConstraintAction) []*spreadConstraint {
-	pod := a.pod.pod
-	var out []*spreadConstraint
-	for i := range pod.Spec.TopologySpreadConstraints {
-		c := &pod.Spec.TopologySpreadConstraints[i]
-		if c.WhenUnsatisfiable != when {
-			continue
+// newPodSpread reads a constraint of a pod.
+func newPodSpread(pod *corev1.Pod, c *corev1.TopologySpreadConstraint) (podSpread, error) {
+	s := spreadOf(c)
+	selector, err := metav1.LabelSelectorAsSelector(c.LabelSelector)
+	if err != nil {
+		return s, err
+	}
+	for _, key := range c.MatchLabelKeys {
+		if v, ok := pod.Labels[key]; ok {
+			selector = withRequirement(selector, key, "in", v)
 		}
-		selector, err := metav1.LabelSelectorAsSelector(c.LabelSelector)
-		if err != nil {
-			a.invalid = rejectForGood(err.Error())
-			a.invalid.filter = allFilters
-			continue
-		}
-		for _, key := range c.MatchLabelKeys {
-			if v, ok := pod.Labels[key]; ok {
-				selector = withRequirement(selector, key, "in", v)
+	}
+	s.selector, s.self = selector, 0
+	s.name = "s" + pod.Namespace + "/" + selector.String()
+	if _, selectable := selector.Requirements(); !selectable {
+		s.name = "s-nothing"
+	}
+	if selector.Matches(labels.Set(pod.Labels)) {
+		s.self = 1
+	}
+	return s, nil
+}
+
+// spreadOf is a constraint that counts pods of the same kind.
+func spreadOf(c *corev1.TopologySpreadConstraint) podSpread {
+	return podSpread{
+		key: c.TopologyKey, when: c.WhenUnsatisfiable, maxSkew: int(c.MaxSkew), minDomains: int(ptr.Deref(c.MinDomains, 1)), self: 1,
+		honorAff:    ptr.Deref(c.NodeAffinityPolicy, corev1.NodeInclusionPolicyHonor) == corev1.NodeInclusionPolicyHonor,
+		honorTaints: ptr.Deref(c.NodeTaintsPolicy, corev1.NodeInclusionPolicyIgnore) == corev1.NodeInclusionPolicyHonor,
+	}
+}
+
+// spreadState is a constraint with the pods counted in each domain.
+type spreadState struct {
+	*podSpread
+	topo    *topoKey
+	pods    *counter
+	counts  []int32 // by value
+	present []bool  // by value: nodes that take part have it; nil: any node
+	takes   []bool  // by slot: the node takes part; nil: all that have the key
+	least   int
+}
+
+// spreads are the pod's constraints of one kind, or the profile's if it has none.
+func (a *attempt) spreads(when corev1.UnsatisfiableConstraintAction) (out []spreadState, system bool) {
+	p, c := a.pod, a.cache
+	if len(p.pod.Spec.TopologySpreadConstraints) > 0 {
+		for i := range p.spread {
+			if s := &p.spread[i]; s.when == when {
+				namespace := p.pod.Namespace
+				out = append(out, spreadState{podSpread: s, topo: c.topoKey(s.key), pods: c.counterFor(s.name, namespace, func(o *podInfo) bool {
+					return o.pod.DeletionTimestamp == nil && s.selector.Matches(labels.Set(o.pod.Labels))
+				})})
 			}
 		}
-		s := &spreadConstraint{
-			key: c.TopologyKey, maxSkew: int(c.MaxSkew), minDomains: int(ptr.Deref(c.MinDomains, 1)), selector: selector,
-			honorAff:    ptr.Deref(c.NodeAffinityPolicy, corev1.NodeInclusionPolicyHonor) == corev1.NodeInclusionPolicyHonor,
-			honorTaints: ptr.Deref(c.NodeTaintsPolicy, corev1.NodeInclusionPolicyIgnore) == corev1.NodeInclusionPolicyHonor,
-			domains:     map[string]int{},
-		}
-		if selector.Matches(labels.Set(pod.Labels)) {
-			s.self = 1
-		}
-		out = append(out, s)
+		return out, false
 	}
-	return out
-}
-
-// requiredSpread counts the domains of the pod's DoNotSchedule constraints.
-func requiredSpread(c *nodeCache, a *attempt) []*spreadConstraint {
-	if len(a.pod.pod.Spec.TopologySpreadConstraints) == 0 {
-		return nil
+	defaults := a.profile.spread.listed
+	if a.profile.spread.system {
+		defaults = systemSpread
 	}
-	all := constraintsOf(a, corev1.DoNotSchedule)
-	if len(all) == 0 {
-		return nil
-	}
-	for _, n := range c.list {
-		if !hasKeys(n, all) {
+	var kind *counter
+	for i := range defaults {
+		if defaults[i].WhenUnsatisfiable != when {
 			continue
 		}
-		for _, s := range all {
-			if s.counts(a.pod, n) {
-				s.domains[n.node.Labels[s.key]] += matching(n, a.pod.pod.Namespace, s.selector)
+		if kind == nil {
+			if kind = c.counterOfKind(p); kind == nil {
+				return nil, false
 			}
 		}
+		s := spreadOf(&defaults[i])
+		out = append(out, spreadState{podSpread: &s, topo: c.topoKey(s.key), pods: kind})
 	}
-	for _, s := range all {
-		s.least = math.MaxInt
-		for _, count := range s.domains {
-			s.least = min(s.least, count)
-		}
-		if len(s.domains) < s.minDomains {
-			s.least = 0
-		}
-	}
-	return all
+	return out, a.profile.spread.system
 }
 
-func hasKeys(n *nodeInfo, all []*spreadConstraint) bool {
-	for _, s := range all {
-		if _, ok := n.node.Labels[s.key]; !ok {
+// counterOfKind counts the pods of the same controller or, without one, those that
+// the same services select. Nil: there is neither.
+func (c *nodeCache) counterOfKind(p *podInfo) *counter {
+	if p.owner != "" {
+		owner := p.owner
+		return c.counterFor("o"+p.pod.Namespace+"/"+string(owner), p.pod.Namespace, func(o *podInfo) bool { return o.owner == owner && o.pod.DeletionTimestamp == nil })
+	}
+	services := c.services(p.pod)
+	if len(services) == 0 {
+		return nil
+	}
+	selector := services[0]
+	for _, s := range services[1:] {
+		if reqs, ok := s.Requirements(); ok {
+			selector = selector.Add(reqs...)
+		}
+	}
+	return c.counterFor("s"+p.pod.Namespace+"/"+selector.String(), p.pod.Namespace, func(o *podInfo) bool {
+		return o.pod.DeletionTimestamp == nil && selector.Matches(labels.Set(o.pod.Labels))
+	})
+}
+
+// count fills in the counts by domain. They are the counter's own, unless only some
+// nodes take part.
+func (a *attempt) count(all []spreadState, needAllKeys bool) {
+	everywhere := true
+	if needAllKeys && len(all) > 1 {
+		for i := range all {
+			everywhere = everywhere && all[i].topo.labelled == len(a.cache.list)
+		}
+	}
+	for i := range all {
+		s := &all[i]
+		if everywhere && !(s.honorAff && a.pod.hasAffinity) && !s.honorTaints {
+			s.counts = s.pods.by(s.topo)
+			continue
+		}
+		s.counts, s.present, s.takes = make([]int32, len(s.topo.nodes)), make([]bool, len(s.topo.nodes)), make([]bool, len(a.cache.slots))
+		for _, n := range a.cache.list {
+			value := s.topo.of[n.slot]
+			if value == noValue || needAllKeys && !hasKeys(n, all) || !a.takesPart(s, n) {
+				continue
+			}
+			s.takes[n.slot], s.present[value] = true, true
+			s.counts[value] += s.pods.on(n.slot)
+		}
+	}
+}
+
+func hasKeys(n *nodeInfo, all []spreadState) bool {
+	for i := range all {
+		if all[i].topo.of[n.slot] == noValue {
 			return false
 		}
 	}
 	return true
 }
 
-func (s *spreadConstraint) counts(p *podInfo, n *nodeInfo) bool {
-	if s.honorAff {
-		if ok, err := p.affinity.Match(n.node); !ok || err != nil {
+func (a *attempt) takesPart(s *spreadState, n *nodeInfo) bool {
+	if s.honorAff && a.pod.hasAffinity {
+		if ok, err := a.pod.affinity.Match(n.node); !ok || err != nil {
 			return false
 		}
 	}
 	if s.honorTaints {
-		if _, bad := schedulinghelper.FindMatchingUntoleratedTaint(quiet, n.node.Spec.Taints, p.pod.Spec.Tolerations, blocksScheduling, true); bad {
+		if _, bad := schedulinghelper.FindMatchingUntoleratedTaint(quiet, n.node.Spec.Taints, a.pod.pod.Spec.Tolerations, blocksScheduling, true); bad {
 			return false
 		}
 	}
 	return true
 }
 
-// matching counts a node's pods of a namespace that a selector matches; those
-// on their way out do not count.
-func matching(n *nodeInfo, namespace string, selector labels.Selector) int {
-	count := 0
-	for _, p := range n.pods {
-		if p.pod.Namespace == namespace && p.pod.DeletionTimestamp == nil && selector.Matches(labels.Set(p.pod.Labels)) {
-			count++
+// requiredSpread counts the domains of the pod's DoNotSchedule constraints.
+func requiredSpread(a *attempt) []spreadState {
+	all, _ := a.spreads(corev1.DoNotSchedule)
+	if len(all) == 0 {
+		return nil
+	}
+	a.count(all, true)
+	for i := range all {
+		all[i].level()
+	}
+	return all
+}
+
+// level works out what the emptiest domain has.
+func (s *spreadState) level() {
+	domains, least := 0, int32(math.MaxInt32)
+	for value, count := range s.counts {
+		if s.present == nil && s.topo.nodes[value] > 0 || s.present != nil && s.present[value] {
+			domains++
+			least = min(least, count)
 		}
 	}
-	return count
+	s.least = int(least)
+	if domains < s.minDomains {
+		s.least = 0
+	}
+}
+
+// shifted takes in that a pod has come to a node or left it during the attempt.
+func (a *attempt) shifted(n *nodeInfo, p *podInfo, by int32) {
+	for i := range a.spread {
+		s := &a.spread[i]
+		if s.takes != nil && s.takes[n.slot] && p.pod.Namespace == a.pod.pod.Namespace && s.pods.counts(p) {
+			s.counts[s.topo.of[n.slot]] += by
+		}
+		s.level()
+	}
+	if a.social != nil && a.social.itself {
+		a.social.first = !a.social.anybody()
+	}
 }
 
 func (a *attempt) fitsSpread(n *nodeInfo) *rejection {
-	for _, s := range a.spread {
-		value, ok := n.node.Labels[s.key]
-		if !ok {
+	for i := range a.spread {
+		s := &a.spread[i]
+		value := s.topo.of[n.slot]
+		if value == noValue {
 			return noSpreadLabel
 		}
-		if s.domains[value]+s.self-s.least > s.maxSkew {
+		if int(s.counts[value])+s.self-s.least > s.maxSkew {
 			return noSpread
 		}
 	}
@@ -145,46 +232,21 @@ func (a *attempt) fitsSpread(n *nodeInfo) *rejection {
 // domains: by the pod's ScheduleAnyway constraints or, if it has no constraints
 // at all, by its controller or the services that select it, over nodes and
 // zones. It returns nil if there is nothing to go by. Few is better.
-func softSpread(c *nodeCache, a *attempt, feasible []*nodeInfo) []int64 {
-	var soft []*spreadConstraint
-	count := func(n *nodeInfo, s *spreadConstraint) int { return matching(n, a.pod.pod.Namespace, s.selector) }
-	system := false
-	if len(a.pod.pod.Spec.TopologySpreadConstraints) > 0 {
-		soft = constraintsOf(a, corev1.ScheduleAnyway)
-	} else if a.profile.spread.system {
-		system = true
-		var services []labels.Selector
-		if a.pod.owner == "" {
-			services = c.services(a.pod.pod)
-		}
-		if a.pod.owner != "" || len(services) > 0 {
-			soft = defaultSpread(services)
-		}
-		if a.pod.owner != "" {
-			count = func(n *nodeInfo, _ *spreadConstraint) int { return n.owners[a.pod.owner] }
-		}
-	}
+func softSpread(_ *nodeCache, a *attempt, feasible []*nodeInfo) []int64 {
+	soft, system := a.spreads(corev1.ScheduleAnyway)
 	if len(soft) == 0 {
 		return nil
 	}
+	a.count(soft, !system)
 	out := make([]bool, len(feasible))
-	for _, s := range soft {
+	if !system {
 		for i, n := range feasible {
-			if out[i] = out[i] || !system && !hasKeys(n, soft); !out[i] {
-				s.domains[n.node.Labels[s.key]] = 0
-			}
+			out[i] = !hasKeys(n, soft)
 		}
-		s.size = len(s.domains)
-		if s.key == corev1.LabelHostname {
-			s.size = len(feasible)
-			continue // a domain is a node: counted when it is scored
-		}
-		for _, n := range c.list {
-			value := n.node.Labels[s.key]
-			if _, ok := s.domains[value]; ok && (system || hasKeys(n, soft)) && s.counts(a.pod, n) {
-				s.domains[value] += count(n, s)
-			}
-		}
+	}
+	weights := make([]float64, len(soft))
+	for i := range soft {
+		weights[i] = math.Log(float64(soft[i].size(feasible, out) + 2))
 	}
 	scores := make([]int64, len(feasible))
 	for i, n := range feasible {
@@ -193,36 +255,39 @@ func softSpread(c *nodeCache, a *attempt, feasible []*nodeInfo) []int64 {
 			continue
 		}
 		var sum float64
-		for _, s := range soft {
-			value, ok := n.node.Labels[s.key]
-			if !ok {
+		for j := range soft {
+			s := &soft[j]
+			value := s.topo.of[n.slot]
+			if value == noValue {
 				continue
 			}
-			pods := s.domains[value]
+			pods := s.counts[value]
 			if s.key == corev1.LabelHostname {
-				pods = count(n, s)
+				pods = s.pods.on(n.slot)
 			}
-			// The weight of a key grows with its domains, else zones would
-			// always outvote nodes.
-			sum += float64(pods)*math.Log(float64(s.size+2)) + float64(s.maxSkew-1)
+			sum += float64(pods)*weights[j] + float64(s.maxSkew-1)
 		}
 		scores[i] = int64(math.Round(sum))
 	}
 	return scores
 }
 
-func defaultSpread(services []labels.Selector) []*spreadConstraint {
-	selector := labels.Nothing()
-	if len(services) > 0 {
-		selector = services[0]
-		for _, s := range services[1:] {
-			if reqs, ok := s.Requirements(); ok {
-				selector = selector.Add(reqs...)
-			}
+// size is how many domains there are among the nodes that suit. The weight of a
+// key grows with it, else zones would always outvote nodes.
+func (s *spreadState) size(feasible []*nodeInfo, out []bool) int {
+	seen, domains := make([]bool, len(s.topo.nodes)+1), 0
+	for i, n := range feasible {
+		if out[i] {
+			continue
+		}
+		if s.key == corev1.LabelHostname { // a domain is a node
+			domains++
+			continue
+		}
+		if value := s.topo.of[n.slot] + 1; !seen[value] {
+			seen[value] = true
+			domains++
 		}
 	}
-	return []*spreadConstraint{
-		{key: corev1.LabelHostname, maxSkew: 3, selector: selector, domains: map[string]int{}},
-		{key: corev1.LabelTopologyZone, maxSkew: 5, selector: selector, domains: map[string]int{}},
-	}
+	return domains
 }
