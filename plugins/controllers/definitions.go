@@ -17,6 +17,7 @@ import (
 	"keelson.dev/keelson/plugins/controllers/internal/protection"
 	"keelson.dev/keelson/plugins/controllers/internal/replicaset"
 	"keelson.dev/keelson/plugins/controllers/internal/resourcequota"
+	"keelson.dev/keelson/plugins/controllers/internal/statefulset"
 )
 
 // controller is a part of the server: made with its handlers registered, then
@@ -71,6 +72,13 @@ var definitions = []definition{
 	{
 		name: "replicationcontroller", make: plain(replicaset.NewReplication),
 		rules: []rbacv1.PolicyRule{allow("", "update", "replicationcontrollers/status", "replicationcontrollers/finalizers"), allow("", "create,update", "pods")},
+	},
+	{
+		name: "statefulset", make: plain(statefulset.New),
+		rules: []rbacv1.PolicyRule{
+			allow("apps", "update", "statefulsets/status", "statefulsets/finalizers"), allow("apps", "create,update", "controllerrevisions"),
+			allow("", "create,update", "pods", "persistentvolumeclaims"), allow("", "update", "pods/finalizers"),
+		},
 	},
 	{
 		name: "endpointslice", make: plain(endpoints.NewSlices),
