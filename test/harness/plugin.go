@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 
@@ -17,6 +18,9 @@ func (s *Server) Grant(t testing.TB, plugin string, rules []rbacv1.PolicyRule) {
 	user := user(plugin)
 	role := &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: user}, Rules: rules}
 	if _, err := s.Admin.RbacV1().ClusterRoles().Create(t.Context(), role, metav1.CreateOptions{}); err != nil {
+		if apierrors.IsAlreadyExists(err) { // the plugin is started again
+			return
+		}
 		t.Fatal(err)
 	}
 	binding := &rbacv1.ClusterRoleBinding{
