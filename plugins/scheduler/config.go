@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"encoding/json"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -22,10 +23,17 @@ type Config struct {
 	// ends, in percent of all nodes. Default 0: all below 100 nodes, then from
 	// 50 down to 5 percent the more there are.
 	PercentageOfNodesToScore int `json:"percentageOfNodesToScore,omitempty"`
+	// KubeSchedulerConfiguration is what kube-scheduler's --config has
+	// (kubescheduler.config.k8s.io/v1). The other fields are then left out.
+	KubeSchedulerConfiguration json.RawMessage `json:"kubeSchedulerConfiguration,omitempty"`
+
+	kube       *kubeConfiguration // nil: not given, or faulty
+	kubeFaults field.ErrorList
 }
 
 // SetDefaults fills in what was left out.
 func (c *Config) SetDefaults() {
+	c.applyKube()
 	if c.SchedulerName == "" {
 		c.SchedulerName = "default-scheduler"
 	}
@@ -39,7 +47,7 @@ func (c *Config) SetDefaults() {
 
 // Validate returns all faults of a configuration with defaults.
 func (c *Config) Validate() field.ErrorList {
-	var errs field.ErrorList
+	errs := c.kubeFaults
 	if c.InitialBackoff.Duration < 0 {
 		errs = append(errs, field.Invalid(field.NewPath("initialBackoff"), c.InitialBackoff.Duration.String(), "must not be negative"))
 	}
@@ -54,5 +62,8 @@ func (c *Config) Validate() field.ErrorList {
 
 // profiles are the configured profiles by schedulerName, without their parts.
 func (c *Config) profiles() map[string]*profile {
+	if c.kube != nil {
+		return c.kube.byName()
+	}
 	return map[string]*profile{c.SchedulerName: defaultProfile(c.SchedulerName, c.PercentageOfNodesToScore)}
 }

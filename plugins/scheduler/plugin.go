@@ -31,6 +31,7 @@ const schema = `{
     "schedulerName": {"type": "string", "default": "default-scheduler"},
     "initialBackoff": {"type": "string", "default": "1s"},
     "maxBackoff": {"type": "string", "default": "10s"},
-    "percentageOfNodesToScore": {"type": "integer", "minimum": 0, "maximum": 100, "default": 0}
+    "percentageOfNodesToScore": {"type": "integer", "minimum": 0, "maximum": 100, "default": 0},
+    "kubeSchedulerConfiguration": {"type": "object"}
   }
 }`

@@ -35,6 +35,7 @@ type profile struct {
 	social        socialArgs
 	addedAffinity addedAffinity
 	preemption    preemptionArgs
+	partArgs      partArgs
 }
 
 type resourceWeight struct {
@@ -99,6 +100,7 @@ func defaultProfile(schedulerName string, percentage int) *profile {
 		spread:     spreadArgs{system: true},
 		social:     socialArgs{hardWeight: 1},
 		preemption: preemptionArgs{minCandidatesPercent: 10, minCandidates: 100},
+		partArgs:   defaultPartArgs(),
 	}
 }
 

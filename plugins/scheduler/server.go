@@ -102,7 +102,7 @@ func (s *Server) build(client kubernetes.Interface) error {
 		return err
 	}
 	for _, pr := range s.profiles {
-		pr.parts = parts
+		pr.parts = pr.chosen(parts)
 	}
 	if _, err := core.Namespaces().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{UpdateFunc: s.namespaceChanged}); err != nil {
 		return fmt.Errorf("watch namespaces: %w", err)
