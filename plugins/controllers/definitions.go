@@ -6,6 +6,7 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 
 	"keelson.dev/keelson/plugins/controllers/internal/accounts"
+	"keelson.dev/keelson/plugins/controllers/internal/binder"
 	"keelson.dev/keelson/plugins/controllers/internal/control"
 	"keelson.dev/keelson/plugins/controllers/internal/deployment"
 	"keelson.dev/keelson/plugins/controllers/internal/disruption"
@@ -107,6 +108,10 @@ var definitions = []definition{
 		},
 	},
 	{name: "resourcequota", make: plain(resourcequota.New), rules: []rbacv1.PolicyRule{allow("", "update", "resourcequotas/status")}},
+	{
+		name: "persistentvolumebinder", make: plain(binder.New),
+		rules: []rbacv1.PolicyRule{allow("", "update", "persistentvolumes", "persistentvolumes/status", "persistentvolumeclaims", "persistentvolumeclaims/status")},
+	},
 	{name: "pvcprotection", make: plain(protection.NewClaims)},
 	{name: "pvprotection", make: plain(protection.NewVolumes)},
 	{name: "vacprotection", make: plain(protection.NewClasses)},

@@ -8,13 +8,15 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/tools/cache"
 
 	"keelson.dev/keelson/plugins/controllers/internal/control"
 )
 
 // NewClaims guards claims that pods use.
 func NewClaims(c *control.Context) (*Controller, error) {
+	if err := control.AddClaimIndex(c); err != nil {
+		return nil, err
+	}
 	inf := c.Informers.Core().V1().PersistentVolumeClaims().Informer()
 	p, err := newController[*corev1.PersistentVolumeClaim](c, "pvcprotection", "kubernetes.io/pvc-protection", corev1.SchemeGroupVersion.WithResource("persistentvolumeclaims"), inf)
 	if err != nil {
@@ -22,7 +24,7 @@ func NewClaims(c *control.Context) (*Controller, error) {
 	}
 	pods := c.Informers.Core().V1().Pods().Informer()
 	freed := func(pod *corev1.Pod) {
-		for _, name := range claimsOf(pod) {
+		for _, name := range control.PodClaims(pod) {
 			p.loop.EnqueueKey(pod.Namespace + "/" + name)
 		}
 	}
@@ -35,7 +37,7 @@ func NewClaims(c *control.Context) (*Controller, error) {
 		return nil, fmt.Errorf("watch pods: %w", err)
 	}
 	p.inUse = func(ctx context.Context, obj metav1.Object) (string, error) {
-		cached, err := pods.GetIndexer().ByIndex(cache.NamespaceIndex, obj.GetNamespace())
+		cached, err := pods.GetIndexer().ByIndex(control.IndexClaim, control.Key(obj))
 		if err != nil {
 			return "", err
 		}
@@ -58,27 +60,12 @@ func NewClaims(c *control.Context) (*Controller, error) {
 	return p, nil
 }
 
-// claimsOf names the claims of a pod, also those made from its templates.
-func claimsOf(pod *corev1.Pod) []string {
-	var out []string
-	for i := range pod.Spec.Volumes {
-		v := &pod.Spec.Volumes[i]
-		switch {
-		case v.PersistentVolumeClaim != nil:
-			out = append(out, v.PersistentVolumeClaim.ClaimName)
-		case v.Ephemeral != nil:
-			out = append(out, pod.Name+"-"+v.Name)
-		}
-	}
-	return out
-}
-
 // uses says whether a pod that has not ended uses the claim.
 func uses(pod *corev1.Pod, claim string) bool {
 	if control.IsTerminal(pod) {
 		return false
 	}
-	return slices.Contains(claimsOf(pod), claim)
+	return slices.Contains(control.PodClaims(pod), claim)
 }
 
 // NewVolumes guards volumes that are bound to a claim.
