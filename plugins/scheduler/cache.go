@@ -5,6 +5,7 @@ import (
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -21,6 +22,7 @@ type nodeInfo struct {
 	pods        map[types.UID]*podInfo
 	ports       map[hostPort]int
 	images      map[string]int64 // size in bytes
+	nominated   []*podInfo       // not there yet, and not counted
 }
 
 func newNodeInfo(name string) *nodeInfo {
@@ -70,8 +72,12 @@ type nodeCache struct {
 	attempts    uint64
 	next        int // where in list the next search starts
 
-	namespaces namespaceLabels
-	services   func(*corev1.Pod) []labels.Selector // those that select the pod
+	nominated  map[types.UID]string // node by pod
+	priorities map[int32]int        // pods that are on nodes
+
+	listBudgets func() []*policyv1.PodDisruptionBudget // nil: there are none
+	namespaces  namespaceLabels
+	services    func(*corev1.Pod) []labels.Selector // those that select the pod
 }
 
 // placed is where a pod is. assumed: by our decision, not yet by an event.
@@ -85,6 +91,7 @@ func newCache() *nodeCache {
 	return &nodeCache{
 		nodes: map[string]*nodeInfo{}, pods: map[types.UID]*placed{}, images: map[string]int{},
 		keys: map[string]*topoKey{}, counters: map[string]*counter{}, countersIn: map[string]map[string]*counter{}, groups: map[string]*termGroup{},
+		nominated: map[types.UID]string{}, priorities: map[int32]int{},
 		namespaces: func(string) labels.Set { return nil }, services: func(*corev1.Pod) []labels.Selector { return nil },
 	}
 }
@@ -127,7 +134,11 @@ func (c *nodeCache) nodeInfo(name string) *nodeInfo {
 	return n
 }
 
-func (c *nodeCache) dropNode(n *nodeInfo) {
+// dropIfUnused forgets a node that is not known, where nothing is and nothing is to be.
+func (c *nodeCache) dropIfUnused(n *nodeInfo) {
+	if n.node != nil || len(n.pods)+len(n.nominated) > 0 {
+		return
+	}
 	delete(c.nodes, n.name)
 	c.slots[n.slot] = nil
 	c.free = append(c.free, n.slot)
@@ -172,9 +183,7 @@ func (c *nodeCache) removeNode(name string) {
 			break
 		}
 	}
-	if len(n.pods) == 0 {
-		c.dropNode(n)
-	}
+	c.dropIfUnused(n)
 }
 
 // setPod takes in a pod that an event shows on a node. It replaces what was
@@ -198,12 +207,16 @@ func (c *nodeCache) forget(uid types.UID) {
 	}
 }
 
-// removePod takes out a pod that is gone or has ended. It tells whether it was
-// there.
+// removePod takes out a pod that is gone or has ended. It tells whether that leaves
+// more room.
 func (c *nodeCache) removePod(uid types.UID) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.removeLocked(uid)
+	_, nominated := c.nominated[uid]
+	if nominated {
+		c.denominate(uid)
+	}
+	return c.removeLocked(uid) || nominated
 }
 
 // has tells whether the pod is on a node, assumed or not.
@@ -216,6 +229,8 @@ func (c *nodeCache) has(uid types.UID) bool {
 func (c *nodeCache) addLocked(p *podInfo, node string, assumed bool) {
 	n := c.nodeInfo(node)
 	n.add(p)
+	c.denominate(p.pod.UID)
+	c.priorities[p.priority]++
 	c.pods[p.pod.UID] = &placed{info: p, node: node, assumed: assumed}
 	c.recount(p, n, 1)
 }
@@ -228,10 +243,11 @@ func (c *nodeCache) removeLocked(uid types.UID) bool {
 	delete(c.pods, uid)
 	n := c.nodes[at.node]
 	n.remove(at.info)
-	c.recount(at.info, n, -1)
-	if n.node == nil && len(n.pods) == 0 {
-		c.dropNode(n)
+	if c.priorities[at.info.priority]--; c.priorities[at.info.priority] == 0 {
+		delete(c.priorities, at.info.priority)
 	}
+	c.recount(at.info, n, -1)
+	c.dropIfUnused(n)
 	return true
 }
 

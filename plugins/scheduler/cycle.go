@@ -16,9 +16,10 @@ type decision struct {
 	message string // why none
 	blame   filterSet
 	nodes   int
-	placed  bool      // it had a node already
-	parts   []concern // reserved on the node
-	err     error     // the attempt failed, whatever the nodes are like
+	placed  bool        // it had a node already
+	parts   []concern   // reserved on the node
+	err     error       // the attempt failed, whatever the nodes are like
+	preempt *preemption // for a pod without a node: what else was tried; nil: nothing
 }
 
 // decide finds a node for the pod and takes its resources there, in one step
@@ -33,6 +34,7 @@ func (c *nodeCache) decide(ctx context.Context, p *podInfo, pr *profile) decisio
 	}
 	d := c.decideLocked(ctx, p, pr, parts, no)
 	if d.node == "" {
+		c.makeRoom(p, d.preempt)
 		return d
 	}
 	for i, one := range parts {
@@ -46,6 +48,17 @@ func (c *nodeCache) decide(ctx context.Context, p *podInfo, pr *profile) decisio
 	d.parts = parts
 	c.assumeLocked(p, d.node)
 	return d
+}
+
+// makeRoom remembers for whom room is made where.
+func (c *nodeCache) makeRoom(p *podInfo, how *preemption) {
+	if how == nil || how.keep {
+		return
+	}
+	for _, lower := range how.lower {
+		c.nominate(lower, "")
+	}
+	c.nominate(p, how.node)
 }
 
 // decideLocked finds a node for a pod that has none.
@@ -73,6 +86,12 @@ func (c *nodeCache) nowhere(a *attempt, why *account) decision {
 	}
 	if d.blame == 0 {
 		d.blame = allFilters
+	}
+	if !a.profile.preemption.off && len(c.list) > 0 {
+		d.preempt = c.preempt(a, why.helpable)
+		if d.preempt.message != "" {
+			d.message += " preemption: " + d.preempt.message
+		}
 	}
 	return d
 }
@@ -132,13 +151,23 @@ func (c *nodeCache) search(a *attempt) ([]*nodeInfo, *account) {
 	total := len(c.list)
 	want := enough(total, a.profile.percentage)
 	feasible := make([]*nodeInfo, 0, want)
+	if n := c.nodes[c.nominated[a.pod.pod.UID]]; n != nil && n.node != nil && a.fitsWithNominated(n, nil) == nil {
+		return append(feasible, n), why // what was kept free for it
+	}
 	start, looked := c.next, 0
 	for ; looked < total && len(feasible) < want; looked++ {
 		n := c.list[(start+looked)%total]
-		if no := a.fits(n); no != nil {
-			why.add(no)
-		} else {
+		no := a.fits(n)
+		if no == nil && len(n.nominated) > 0 {
+			no = a.fitsWithNominated(n, nil)
+		}
+		if no == nil {
 			feasible = append(feasible, n)
+			continue
+		}
+		why.add(no)
+		if !no.unresolvable && len(feasible) == 0 {
+			why.helpable = append(why.helpable, n)
 		}
 	}
 	// The next pod begins where this one stopped, so that all nodes get a turn.

@@ -95,7 +95,10 @@ func (a *attempt) on(f filterSet) bool { return a.profile.filters&f != 0 }
 
 // fits tells why the pod may not be on the node, by the first filter that says so.
 // Nil: it may.
-func (a *attempt) fits(n *nodeInfo) *rejection {
+func (a *attempt) fits(n *nodeInfo) *rejection { return a.fitsWithout(n, nil) }
+
+// fitsWithout is fits for a node that the gone pods have been taken off.
+func (a *attempt) fitsWithout(n *nodeInfo, gone []*podInfo) *rejection {
 	if no := a.fitsItself(n); no != nil {
 		return no
 	}
@@ -108,8 +111,7 @@ func (a *attempt) fits(n *nodeInfo) *rejection {
 		}
 	}
 	for i := range a.parts {
-		if no := a.parts[i].state.fits(n); no != nil {
-			no.filter |= a.parts[i].part.filter()
+		if no := a.parts[i].fits(n, gone); no != nil {
 			return no
 		}
 	}
@@ -177,14 +179,17 @@ func portsConflict(n *nodeInfo, want []hostPort) bool {
 	return false
 }
 
-func (a *attempt) fitsResources(n *nodeInfo) *rejection {
+func (a *attempt) fitsResources(n *nodeInfo) *rejection { return a.fitsAmong(n, len(n.pods)) }
+
+// fitsAmong is fitsResources with that many pods on the node.
+func (a *attempt) fitsAmong(n *nodeInfo, pods int) *rejection {
 	req := &a.pod.requests
-	if len(n.pods)+1 <= n.allowedPods && req.milliCPU <= max(0, n.allocatable.milliCPU-n.requested.milliCPU) &&
+	if pods+1 <= n.allowedPods && req.milliCPU <= max(0, n.allocatable.milliCPU-n.requested.milliCPU) &&
 		req.memory <= max(0, n.allocatable.memory-n.requested.memory) && req.ephemeral == 0 && len(req.other) == 0 {
 		return nil
 	}
 	no := &rejection{filter: filterNodeResourcesFit}
-	if len(n.pods)+1 > n.allowedPods {
+	if pods+1 > n.allowedPods {
 		no.reasons = append(no.reasons, reasonTooManyPods)
 	}
 	short := func(name string, want, all, used int64) {
@@ -222,6 +227,8 @@ type account struct {
 	last    *rejection // the one of the node before, and how often since
 	times   int
 	blame   filterSet
+	// helpable are the nodes where the removal of pods may help.
+	helpable []*nodeInfo
 }
 
 func (t *account) add(no *rejection) {

@@ -10,6 +10,7 @@ import (
 type metrics struct {
 	attempts *prometheus.CounterVec
 	duration prometheus.Histogram
+	victims  prometheus.Histogram
 }
 
 func newMetrics(reg prometheus.Registerer, q *queue) (*metrics, error) {
@@ -24,7 +25,12 @@ func newMetrics(reg prometheus.Registerer, q *queue) (*metrics, error) {
 			Buckets: prometheus.ExponentialBuckets(0.00001, 4, 10),
 		}),
 	}
-	for _, c := range []prometheus.Collector{m.attempts, m.duration, &pending{q: q, desc: prometheus.NewDesc(
+	m.victims = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name:    "scheduler_preemption_victims",
+		Help:    "Pods removed for one pod of higher priority.",
+		Buckets: prometheus.ExponentialBuckets(1, 2, 7),
+	})
+	for _, c := range []prometheus.Collector{m.attempts, m.duration, m.victims, &pending{q: q, desc: prometheus.NewDesc(
 		"scheduler_pending_pods", "Pods without a node by queue (active, backoff, unschedulable, gated).", []string{"queue"}, nil)}} {
 		if err := reg.Register(c); err != nil {
 			return nil, err

@@ -106,6 +106,20 @@ type concern struct {
 	state partState
 }
 
+// fits asks the part about a node that the gone pods have been taken off.
+func (one *concern) fits(n *nodeInfo, gone []*podInfo) *rejection {
+	var no *rejection
+	if remover, ok := one.state.(partRemover); ok && len(gone) > 0 {
+		no = remover.fitsWithout(n, gone)
+	} else {
+		no = one.state.fits(n)
+	}
+	if no != nil {
+		no.filter |= one.part.filter()
+	}
+	return no
+}
+
 // beginParts asks every part of the profile whether the pod concerns it.
 func (pr *profile) beginParts(p *podInfo) ([]concern, *rejection) {
 	var out []concern

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -97,6 +98,15 @@ func (s *Server) build(client kubernetes.Interface) error {
 		})
 	})
 	s.cache.namespaces, s.cache.services = s.namespaceLabels, s.selectorsOf
+	budgets := s.factory.Policy().V1().PodDisruptionBudgets()
+	s.synced = append(s.synced, budgets.Informer().HasSynced)
+	s.cache.listBudgets = func() []*policyv1.PodDisruptionBudget {
+		all, err := budgets.Lister().List(labels.Everything())
+		if err != nil {
+			return nil
+		}
+		return all
+	}
 	parts, err := s.makeParts()
 	if err != nil {
 		return err
@@ -375,10 +385,19 @@ func (s *Server) podChanged(old, cur any) {
 	case pod.Spec.NodeName != "":
 		s.podPlaced(old, pod)
 	case pod.DeletionTimestamp != nil:
-		s.queue.remove(pod.UID)
+		s.podGone(pod)
 	// A late event of a pod that was given a node meanwhile.
 	case s.profiles[pod.Spec.SchedulerName] != nil && !s.cache.has(pod.UID):
+		s.nominationChanged(old, pod)
 		s.queue.set(pod)
+	}
+}
+
+// nominationChanged: the API may know of nominations that another process made.
+func (s *Server) nominationChanged(old any, pod *corev1.Pod) {
+	was, _ := old.(*corev1.Pod)
+	if pod.Status.NominatedNodeName != "" || was != nil && was.Status.NominatedNodeName != "" {
+		s.cache.seeNomination(was, newPodInfo(pod))
 	}
 }
 

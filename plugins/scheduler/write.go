@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -83,26 +84,105 @@ func (s *Server) event(pod *corev1.Pod, kind, reason, note string) {
 	s.events.Event(pod, kind, reason, note)
 }
 
-// fail says on the pod why no node would do, and puts it back.
+// fail says on the pod why no node would do, makes room if that helps, and puts
+// it back.
 func (s *Server) fail(ctx context.Context, x *queued, info *podInfo, d decision) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeTimeout)
 	defer cancel()
 	pod := info.pod
 	s.event(pod, corev1.EventTypeWarning, "FailedScheduling", d.message)
-	if err := s.report(ctx, s.queue.current(x).pod, d.message); err != nil && !apierrors.IsNotFound(err) {
+	if err := s.report(ctx, s.queue.current(x).pod, d); err != nil && !apierrors.IsNotFound(err) {
 		s.env.Log.Warn("Pod's condition not written", "pod", pod.Namespace+"/"+pod.Name, "err", err)
 	}
-	// After the write: in flight, the pod cannot be bound in between.
-	if d.err != nil {
-		s.queue.retry(x, 0)
-		return
+	blame := d.blame
+	if how := d.preempt; how != nil && how.node != "" {
+		if err := s.sendAway(ctx, info, how); err != nil {
+			s.env.Log.Warn("Room not made", "pod", pod.Namespace+"/"+pod.Name, "node", how.node, "err", err)
+			s.cache.giveUp(info)
+			blame = 0
+		}
 	}
-	s.queue.retry(x, d.blame)
+	// After the writes: in flight, the pod cannot be bound in between.
+	if d.err != nil {
+		blame = 0
+	}
+	s.queue.retry(x, blame)
 }
 
-func (s *Server) report(ctx context.Context, pod *corev1.Pod, message string) error {
-	cond := corev1.PodCondition{
-		Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonUnschedulable, Message: message,
+// giveUp drops a pod's nomination.
+func (c *nodeCache) giveUp(p *podInfo) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.nominate(p, "")
+}
+
+// sendAway deletes the victims, which are told why first, and takes back the
+// nominations of less important pods to the node.
+func (s *Server) sendAway(ctx context.Context, info *podInfo, how *preemption) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(16)
+	for _, v := range how.victims {
+		g.Go(func() error { return s.sendOneAway(ctx, info, v.pod, how.node) })
+	}
+	for _, p := range how.lower {
+		g.Go(func() error {
+			if err := s.patchStatus(ctx, p.pod, map[string]any{"nominatedNodeName": nil}); !apierrors.IsNotFound(err) {
+				return err
+			}
+			return nil
+		})
+	}
+	s.metrics.victims.Observe(float64(len(how.victims)))
+	return g.Wait()
+}
+
+func (s *Server) sendOneAway(ctx context.Context, info *podInfo, victim *corev1.Pod, node string) error {
+	if victim.DeletionTimestamp == nil {
+		cond := corev1.PodCondition{
+			Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: corev1.PodReasonPreemptionByScheduler,
+			Message:            info.pod.Spec.SchedulerName + ": preempting to accommodate a higher priority pod",
+			LastTransitionTime: metav1.Now(), ObservedGeneration: victim.Generation,
+		}
+		if err := s.patchStatus(ctx, victim, map[string]any{"conditions": []corev1.PodCondition{cond}}); err != nil {
+			if apierrors.IsNotFound(err) {
+				return nil
+			}
+			return fmt.Errorf("tell pod %s/%s: %w", victim.Namespace, victim.Name, err)
+		}
+		err := s.client.CoreV1().Pods(victim.Namespace).Delete(ctx, victim.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &victim.UID}})
+		if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+			return fmt.Errorf("delete pod %s/%s: %w", victim.Namespace, victim.Name, err)
+		}
+		s.event(victim, corev1.EventTypeNormal, "Preempted", fmt.Sprintf("Preempted by pod %s on node %s", info.pod.UID, node))
+	}
+	return nil
+}
+
+// report writes the condition, and where the pod is nominated to if that changes.
+func (s *Server) report(ctx context.Context, pod *corev1.Pod, d decision) error {
+	status := map[string]any{}
+	if cond := unscheduled(pod, corev1.PodReasonUnschedulable, d.message); cond != nil {
+		if d.err != nil {
+			cond.Reason = corev1.PodReasonSchedulerError
+		}
+		status["conditions"] = []corev1.PodCondition{*cond}
+	}
+	if how := d.preempt; how != nil && !how.keep && how.node != pod.Status.NominatedNodeName {
+		status["nominatedNodeName"] = how.node
+		if how.node == "" {
+			status["nominatedNodeName"] = nil
+		}
+	}
+	if len(status) == 0 {
+		return nil
+	}
+	return s.patchStatus(ctx, pod, status)
+}
+
+// unscheduled is the condition of a pod that has no node. Nil: it says so already.
+func unscheduled(pod *corev1.Pod, reason, message string) *corev1.PodCondition {
+	cond := &corev1.PodCondition{
+		Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: reason, Message: message,
 		LastTransitionTime: metav1.Now(), ObservedGeneration: pod.Generation,
 	}
 	for i := range pod.Status.Conditions {
@@ -110,17 +190,18 @@ func (s *Server) report(ctx context.Context, pod *corev1.Pod, message string) er
 		if old.Type != cond.Type || old.Status != cond.Status {
 			continue
 		}
-		if old.Reason == cond.Reason && old.Message == cond.Message {
+		if old.Reason == cond.Reason && old.Message == cond.Message && old.ObservedGeneration == cond.ObservedGeneration {
 			return nil
 		}
 		cond.LastTransitionTime = old.LastTransitionTime
 	}
-	data, err := json.Marshal(map[string]any{
-		"metadata": map[string]any{"uid": pod.UID},
-		"status":   map[string]any{"conditions": []corev1.PodCondition{cond}},
-	})
+	return cond
+}
+
+func (s *Server) patchStatus(ctx context.Context, pod *corev1.Pod, status map[string]any) error {
+	data, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": pod.UID}, "status": status})
 	if err != nil {
-		return fmt.Errorf("encode condition of pod %s: %w", pod.Name, err)
+		return fmt.Errorf("encode status of pod %s: %w", pod.Name, err)
 	}
 	_, err = s.client.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.StrategicMergePatchType, data, metav1.PatchOptions{}, "status")
 	return err
