@@ -22,6 +22,7 @@ import (
 	"keelson.dev/keelson/core/kernel"
 	"keelson.dev/keelson/core/pluginhost"
 	"keelson.dev/keelson/plugins/dns"
+	"keelson.dev/keelson/plugins/exec"
 	"keelson.dev/keelson/plugins/kubelet"
 	"keelson.dev/keelson/plugins/network"
 	"keelson.dev/keelson/plugins/proxy"
@@ -70,7 +71,7 @@ func down(ctx context.Context, d dirs, streams genericiooptions.IOStreams) error
 		say("No server was running")
 	}
 	data, run := pluginDirs(d)
-	errs := []error{runtime.StopAll(ctx, data("runtime"), run("runtime"), log)}
+	errs := []error{runtime.StopAll(ctx, data("runtime"), run("runtime"), log), exec.StopAll(ctx, data(""), run(""), log)}
 	say("Containers stopped")
 	errs = append(errs,
 		proxy.Purge(ctx, data("proxy"), run("proxy"), log),

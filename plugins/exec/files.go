@@ -104,7 +104,7 @@ func (s *Server) prepare() error {
 	if err := os.MkdirAll(s.cfg.WorkingDir, 0o700); err != nil {
 		return fmt.Errorf("make the working folder: %w", err)
 	}
-	if err := makeCgroups(s.cfg.Cgroups); err != nil {
+	if err := errors.Join(s.note(), makeCgroups(s.cfg.Cgroups)); err != nil {
 		return err
 	}
 	if s.owner == nil {

@@ -23,12 +23,14 @@ func TestStandIns(t *testing.T) {
 		need.Program(t, name)
 	}
 	plug(t, m, nil)
+	before := takeInventory(t)
 	c := &cluster{machine: m}
 	c.keelson(t, "up")
 	steps := []standInStep{{"Controller", c.testController}, {"Containerd", c.testContainerd}}
 	if dir := os.Getenv("KEELSON_STANDINS"); dir != "" {
 		steps = append(steps, standInStep{"CoreDNS", func(t *testing.T) { c.testCoreDNS(t, dir) }}, standInStep{"Kubernetes", func(t *testing.T) { c.testKubernetes(t, dir) }})
 	}
+	steps = append(steps, standInStep{"Uninstall", func(t *testing.T) { c.testUninstallContainerd(t, before) }})
 	for _, step := range steps {
 		if !t.Run(step.name, step.run) {
 			c.diagnose(t)
@@ -169,23 +171,19 @@ func (c *cluster) podWorks(t *testing.T) (id string) {
 	return c.kubectl(t, "get", "pod", "web", "-o", "jsonpath={.status.containerStatuses[0].containerID} {.status.containerStatuses[0].restartCount}")
 }
 
-func (c *cluster) testContainerd(t *testing.T) {
-	t.Cleanup(func() { // uninstall knows of our runtime's containers only
-		if t.Failed() {
-			out, _ := c.try("kubectl", "delete", "pod", "web", "--ignore-not-found", "--timeout=60s")
-			t.Log(out)
-		}
-	})
+// takeContainerd puts containerd in the place of our runtime, with the images of podWorks.
+func (c *cluster) takeContainerd(t *testing.T) (pid int) {
+	t.Helper()
 	c.enable(t, "runtime", false)
 	c.apply(t, "containerd", "registry.k8s.io/pause:3.10", "docker.io/example/counter:v1", "/usr/bin/containerd", need.Program(t, "containerd"),
 		"/usr/bin/ctr", need.Program(t, "ctr"))
-	pid := c.running(t, "containerd", 0)
+	pid = c.running(t, "containerd", 0)
 	ctr := func(args ...string) {
 		must(t, c.command("ctr", append([]string{"--address=" + filepath.Join(c.run, "runtime.sock"), "--namespace=k8s.io", "image"}, args...)...))
 	}
 	for file, name := range map[string]string{"busybox.tar": "example/busybox:1.35", "counter-v1.tar": "example/counter:v1"} {
 		ctr("import", filepath.Join(".cache/images", file))
-		ctr("tag", name, "docker.io/"+name)
+		ctr("tag", "--force", name, "docker.io/"+name)
 	}
 	eventually(t, 2*time.Minute, "the node with containerd", func() error {
 		out := c.kubectl(t, "get", "nodes", "--no-headers", "-o", "wide")
@@ -194,6 +192,27 @@ func (c *cluster) testContainerd(t *testing.T) {
 		}
 		return nil
 	})
+	return pid
+}
+
+// testUninstallContainerd: what containerd runs goes with the cluster.
+func (c *cluster) testUninstallContainerd(t *testing.T, before inventory) {
+	c.takeContainerd(t)
+	c.podWorks(t)
+	if shims := processesWith(t, "containerd-shim"); len(shims) == 0 {
+		t.Error("no shim runs: nothing is tested")
+	}
+	c.keelson(t, "uninstall", "--yes")
+	if left := takeInventory(t).beyond(before); len(left) > 0 {
+		t.Errorf("left behind:\n%s", strings.Join(left, "\n"))
+	}
+	if shims := processesWith(t, filepath.Dir(c.run)); len(shims) > 0 {
+		t.Errorf("processes left: %v", shims)
+	}
+}
+
+func (c *cluster) testContainerd(t *testing.T) {
+	pid := c.takeContainerd(t)
 	before := c.podWorks(t)
 	if !strings.HasPrefix(before, "containerd://") {
 		t.Errorf("container: %s", before)
