@@ -13,6 +13,7 @@ import (
 	"keelson.dev/keelson/plugins/proxy"
 	"keelson.dev/keelson/plugins/runtime"
 	"keelson.dev/keelson/plugins/scheduler"
+	"keelson.dev/keelson/plugins/sim"
 	"keelson.dev/keelson/proto/api/v1alpha1"
 )
 
@@ -27,6 +28,7 @@ var builtins = []kit.Plugin{
 	proxy.Plugin,
 	dns.Plugin,
 	exec.Plugin,
+	sim.Plugin,
 }
 
 func builtin(name string) (kit.Plugin, bool) {
@@ -54,7 +56,7 @@ func kernelBuiltins() []kernel.Builtin {
 		if p.Scope == "" {
 			p.Scope = kit.ScopeNode // as Describe says of it
 		}
-		list[i] = kernel.Builtin{Name: p.Name, Kind: p.Kind, Scope: v1alpha1.PluginScope(p.Scope), Generic: p.Generic}
+		list[i] = kernel.Builtin{Name: p.Name, Kind: p.Kind, Scope: v1alpha1.PluginScope(p.Scope), Generic: p.Generic, OnDemand: p.OnDemand}
 	}
 	return list
 }

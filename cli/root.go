@@ -47,7 +47,7 @@ func newRoot(streams genericiooptions.IOStreams) *cobra.Command {
 	cluster := []*cobra.Command{
 		newUpCommand(streams), newDownCommand(streams), newUninstallCommand(streams),
 		newServerCommand(streams), newAgentCommand(streams), newUpgradeCommand(streams),
-		newBackupCommand(streams, opts.ConfigFlags), newRestoreCommand(streams, opts.ConfigFlags), newDatastoreCommand(streams), newStoreCommand(streams),
+		newBackupCommand(streams, opts.ConfigFlags), newRestoreCommand(streams, opts.ConfigFlags), newDatastoreCommand(streams), newStoreCommand(streams), newSimCommand(streams, opts.ConfigFlags),
 	}
 	node := []*cobra.Command{newPluginsCommand(streams, opts.ConfigFlags), newImageCommand(streams), newEncryptionCommand(streams)}
 	root.AddCommand(cluster...)

@@ -11,10 +11,12 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 
 	"keelson.dev/keelson/core/pki"
 	"keelson.dev/keelson/core/registry"
+	"keelson.dev/keelson/proto/api/v1alpha1"
 )
 
 // defaultKubeletPort is used until a node's status names its own.
@@ -52,6 +54,9 @@ func newKubelets(authority *pki.Authority) (*kubelets, error) {
 
 // ConnectionInfo implements registry.KubeletConnector.
 func (k *kubelets) ConnectionInfo(_ context.Context, node *corev1.Node) (*url.URL, http.RoundTripper, *tls.Config, error) {
+	if _, simulated := node.Labels[v1alpha1.SimLabel]; simulated {
+		return nil, nil, nil, apierrors.NewBadRequest(fmt.Sprintf("node %s is simulated (label %s): nothing runs there that has logs or could be reached", node.Name, v1alpha1.SimLabel))
+	}
 	host := ""
 	for _, a := range node.Status.Addresses {
 		if a.Type == corev1.NodeInternalIP && a.Address != "" {

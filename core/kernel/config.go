@@ -18,6 +18,8 @@ type Builtin struct {
 	// Generic is a program that runs under other plugins' names (spec.source.program);
 	// no Plugin object is made for it.
 	Generic bool
+	// OnDemand has no Plugin object made for it: it runs once somebody makes one.
+	OnDemand bool
 }
 
 // Node is the machine that the kernel runs on.

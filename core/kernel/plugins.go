@@ -83,7 +83,7 @@ func (s *pluginSync) createMissing(ctx context.Context, builtins []Builtin) erro
 		have[p.Name] = true
 	}
 	for _, b := range builtins {
-		if have[b.Name] || b.Generic {
+		if have[b.Name] || b.Generic || b.OnDemand {
 			continue
 		}
 		_, err := s.api.Create(ctx, &v1alpha1.Plugin{

@@ -23,6 +23,9 @@ type Plugin struct {
 	// Generic programs run under any name: Name, Kind, Scope and Rules are those of the
 	// Plugin object that names the program in spec.source.program.
 	Generic bool
+	// OnDemand, of a built-in plugin: it runs only where someone makes a Plugin object for
+	// it. Of the others the kernel makes one itself.
+	OnDemand bool
 	// Kind: runtime, network, proxy, dns, kubelet, scheduler, controllers, ...
 	Kind string
 	// Description is one sentence for people.

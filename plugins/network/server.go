@@ -14,12 +14,14 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 
 	"keelson.dev/keelson/plugins/kit"
 	"keelson.dev/keelson/plugins/kit/nft"
+	"keelson.dev/keelson/proto/api/v1alpha1"
 	networkv1 "keelson.dev/keelson/proto/network/v1"
 )
 
@@ -68,10 +70,14 @@ func newServer(env *kit.Env, cfg Config, client kubernetes.Interface) *Server {
 		env: env, cfg: cfg, client: client, metrics: newMetrics(env.Metrics), sandboxes: map[string]*sandbox{},
 		reason: fmt.Sprintf("node %s has no pod range yet (spec.podCIDRs)", env.Node.Name),
 	}
-	s.factory = informers.NewSharedInformerFactoryWithOptions(s.client, 0, informers.WithTransform(slim))
+	s.factory = informers.NewSharedInformerFactoryWithOptions(s.client, 0, informers.WithTransform(slim), informers.WithTweakListOptions(realNodes))
 	s.nodes = s.factory.Core().V1().Nodes().Informer()
 	return s
 }
+
+// realNodes leaves out simulated nodes, to which no route leads. The factory is for
+// nodes alone.
+func realNodes(o *metav1.ListOptions) { o.LabelSelector = "!" + v1alpha1.SimLabel }
 
 // Warm keeps the nodes. Records, links and rules belong to the active process.
 func (s *Server) Warm(ctx context.Context, warm func()) error {
