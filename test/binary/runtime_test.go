@@ -26,7 +26,9 @@ func TestRootRuntimeBinary(t *testing.T) {
 		var network *runtimetest.Network
 		l := launch(t, server, keelson(t), "runtime", func(run string) {
 			network = runtimetest.ServeNetwork(t, filepath.Join(run, "network.sock"))
-		}, func(ctx context.Context, data, run string) error { return runtime.Purge(ctx, data, run, harness.Logger(t)) })
+		}, func(ctx context.Context, data, run string) error {
+			return runtime.Purge(ctx, data, run, harness.Logger(t))
+		})
 		running := func() (pid int) {
 			harness.Eventually(t, "the runtime runs", func() string {
 				s, _ := l.host.Status("runtime")
