@@ -49,7 +49,7 @@ func newRoot(streams genericiooptions.IOStreams) *cobra.Command {
 		newServerCommand(streams), newAgentCommand(streams), newUpgradeCommand(streams),
 		newBackupCommand(streams, opts.ConfigFlags), newRestoreCommand(streams, opts.ConfigFlags), newDatastoreCommand(streams), newStoreCommand(streams), newSimCommand(streams, opts.ConfigFlags),
 	}
-	node := []*cobra.Command{newPluginsCommand(streams, opts.ConfigFlags), newImageCommand(streams), newEncryptionCommand(streams)}
+	node := []*cobra.Command{newPluginsCommand(streams, opts.ConfigFlags), newImageCommand(streams), newEncryptionCommand(streams), newWhyCommand(streams, opts.ConfigFlags)}
 	root.AddCommand(cluster...)
 	root.AddCommand(node...)
 	root.AddCommand(&cobra.Command{

@@ -45,6 +45,7 @@ type Server struct {
 	pods       cache.SharedIndexInformer
 	synced     []cache.InformerSynced
 
+	storage  *storage            // nil: there is no API
 	profiles map[string]*profile // by schedulerName; never changed once built
 
 	cache  *nodeCache
@@ -224,6 +225,9 @@ func (s *Server) Start(ctx context.Context) error {
 func (s *Server) Close() {
 	if s.broadcaster != nil {
 		s.broadcaster.Shutdown()
+	}
+	if s.storage != nil {
+		s.storage.stop()
 	}
 }
 
@@ -448,6 +452,6 @@ func (s *Server) podDeleted(obj any) {
 func (s *Server) podGone(pod *corev1.Pod) {
 	s.queue.remove(pod.UID)
 	if s.cache.removePod(pod.UID) {
-		s.queue.event(filterNodeResourcesFit | filterNodePorts | filterPodTopologySpread | filterInterPodAffinity)
+		s.queue.event(filterNodeResourcesFit | filterNodePorts | filterPodTopologySpread | filterInterPodAffinity | filterVolumeRestrictions | filterNodeVolumeLimits)
 	}
 }
