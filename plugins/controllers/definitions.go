@@ -6,11 +6,15 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 
 	"keelson.dev/keelson/plugins/controllers/internal/accounts"
+	"keelson.dev/keelson/plugins/controllers/internal/attach"
 	"keelson.dev/keelson/plugins/controllers/internal/binder"
 	"keelson.dev/keelson/plugins/controllers/internal/control"
 	"keelson.dev/keelson/plugins/controllers/internal/deployment"
+	"keelson.dev/keelson/plugins/controllers/internal/devices"
 	"keelson.dev/keelson/plugins/controllers/internal/disruption"
 	"keelson.dev/keelson/plugins/controllers/internal/endpoints"
+	"keelson.dev/keelson/plugins/controllers/internal/ephemeral"
+	"keelson.dev/keelson/plugins/controllers/internal/expand"
 	"keelson.dev/keelson/plugins/controllers/internal/garbage"
 	"keelson.dev/keelson/plugins/controllers/internal/namespaces"
 	"keelson.dev/keelson/plugins/controllers/internal/nodes"
@@ -111,6 +115,22 @@ var definitions = []definition{
 	{
 		name: "persistentvolumebinder", make: plain(binder.New),
 		rules: []rbacv1.PolicyRule{allow("", "update", "persistentvolumes", "persistentvolumes/status", "persistentvolumeclaims", "persistentvolumeclaims/status")},
+	},
+	{
+		name: "attachdetach", make: plain(attach.New),
+		rules: []rbacv1.PolicyRule{allow("storage.k8s.io", "create", "volumeattachments")},
+	},
+	{name: "persistentvolumeexpander", make: plain(expand.New)},
+	{
+		name: "ephemeralvolume", make: plain(ephemeral.New),
+		rules: []rbacv1.PolicyRule{allow("", "create", "persistentvolumeclaims"), allow("", "update", "pods/finalizers")},
+	},
+	{
+		name: "resourceclaim", make: plain(devices.New),
+		rules: []rbacv1.PolicyRule{
+			allow("resource.k8s.io", "create,update", "resourceclaims"), allow("resource.k8s.io", "update", "resourceclaims/status", "resourceclaims/binding"),
+			allow("", "update", "pods/finalizers"),
+		},
 	},
 	{name: "pvcprotection", make: plain(protection.NewClaims)},
 	{name: "pvprotection", make: plain(protection.NewVolumes)},

@@ -2,6 +2,7 @@ package controllers
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"strings"
 	"sync"
@@ -23,14 +24,19 @@ import (
 
 const driver = "disks.example.com"
 
-// startStorage runs the controllers without scheduler and nodes.
-func startStorage(t *testing.T) *cluster {
+// startStorage runs the controllers without scheduler and nodes, and without some of
+// them ("-name").
+func startStorage(t *testing.T, without ...string) *cluster {
 	t.Helper()
 	server := harness.Start(t)
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	t.Cleanup(cancel)
 	c := &cluster{t: t, ctx: ctx, server: server, admin: server.Admin, config: server.Config}
-	c.run(controllers.Plugin, `{}`)
+	config, err := json.Marshal(map[string]any{"controllers": append([]string{"*"}, without...)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.run(controllers.Plugin, string(config))
 	c.eventually("the account of pods is there", func() string {
 		_, err := c.admin.CoreV1().ServiceAccounts("default").Get(c.ctx, "default", metav1.GetOptions{})
 		return text(err)
@@ -208,7 +214,8 @@ func TestVolumes(t *testing.T) {
 		run  func(*cluster)
 	}{
 		{"BoundByClass", testBoundByClass}, {"Requested", testRequested}, {"Reclaimed", testReclaimed}, {"Lost", testLost},
-		{"Pending", testPending}, {"Provisioned", testProvisioned}, {"Scheduled", testScheduled}, {"DefaultClass", testDefaultClass},
+		{"Pending", testPending}, {"Provisioned", testProvisioned}, {"Scheduled", testScheduled}, {"Ephemeral", testEphemeral},
+		{"Expanded", testExpanded}, {"DefaultClass", testDefaultClass},
 	} {
 		t.Run(sub.name, func(t *testing.T) { sub.run(c.with(t)) })
 	}
