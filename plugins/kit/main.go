@@ -50,7 +50,7 @@ func Main(p Plugin) {
 		os.Exit(1)
 	}
 	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
+		tuneGC()
 	}
 	time.AfterFunc(settleTime, settle)
 	// go-plugin replaces os.Stderr by a pipe of its own; log lines go to the real one.

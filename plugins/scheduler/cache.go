@@ -1,11 +1,13 @@
 package scheduler
 
 import (
+	"maps"
 	"strings"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -23,6 +25,10 @@ type nodeInfo struct {
 	ports       map[hostPort]int
 	images      map[string]int64 // size in bytes
 	nominated   []*podInfo       // not there yet, and not counted
+	// What most nodes have nothing of, beside what is read for each pod anyway:
+	// without it, looking at a node means waiting for far memory.
+	special bool // cordoned or tainted
+	amount  int  // len(pods)
 }
 
 func newNodeInfo(name string) *nodeInfo {
@@ -34,11 +40,13 @@ func newNodeInfo(name string) *nodeInfo {
 
 func (n *nodeInfo) add(p *podInfo) {
 	n.pods[p.pod.UID] = p
+	n.amount = len(n.pods)
 	n.count(p, 1)
 }
 
 func (n *nodeInfo) remove(p *podInfo) {
 	delete(n.pods, p.pod.UID)
+	n.amount = len(n.pods)
 	n.count(p, -1)
 }
 
@@ -105,6 +113,7 @@ func (c *nodeCache) setNode(node *corev1.Node) {
 		c.list = append(c.list, n)
 	}
 	n.node = node
+	n.special = node.Spec.Unschedulable || len(node.Spec.Taints) > 0
 	n.allocatable = amountsOf(node.Status.Allocatable)
 	n.allowedPods = int(node.Status.Allocatable.Pods().Value())
 	c.setImages(n, node.Status.Images)
@@ -193,6 +202,38 @@ func (c *nodeCache) setPod(p *podInfo) {
 	defer c.mu.Unlock()
 	c.removeLocked(p.pod.UID)
 	c.addLocked(p, p.pod.Spec.NodeName, false)
+}
+
+// confirm is setPod for a pod that an event shows where it was assumed to be, with
+// all that counts as it was. False: it is not so.
+func (c *nodeCache) confirm(pod *corev1.Pod) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	at := c.pods[pod.UID]
+	if at == nil || !at.assumed || at.node != pod.Spec.NodeName || !countsAs(at.info.pod, pod) {
+		return false
+	}
+	info := *at.info
+	info.pod = pod
+	at.info, at.assumed = &info, false
+	c.nodes[at.node].pods[pod.UID] = &info
+	return true
+}
+
+// countsAs tells whether two versions of a pod count the same. Of what else
+// counts nothing can change once a pod is made.
+func countsAs(a, b *corev1.Pod) bool {
+	if b.DeletionTimestamp != nil || len(b.Status.ContainerStatuses)+len(a.Status.ContainerStatuses) > 0 || !maps.Equal(a.Labels, b.Labels) ||
+		len(a.Spec.Containers) != len(b.Spec.Containers) || a.Spec.Resources != nil || b.Spec.Resources != nil {
+		return false
+	}
+	for i := range a.Spec.Containers {
+		x, y := a.Spec.Containers[i].Resources.Requests, b.Spec.Containers[i].Resources.Requests
+		if !maps.EqualFunc(x, y, func(p, q resource.Quantity) bool { return p.Cmp(q) == 0 }) {
+			return false
+		}
+	}
+	return true
 }
 
 // assumeLocked puts a pod on a node ahead of the event.

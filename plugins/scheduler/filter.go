@@ -62,6 +62,7 @@ type attempt struct {
 	spread  []spreadState // required
 	social  *socialState  // nil: no required terms anywhere
 	invalid *rejection    // no node will do
+	plain   bool          // it may be on any node that is not special
 }
 
 var (
@@ -78,6 +79,7 @@ var (
 func newAttempt(c *nodeCache, pod *podInfo, pr *profile, parts []concern) *attempt {
 	c.sweep()
 	a := &attempt{cache: c, pod: pod, profile: pr, parts: parts}
+	a.plain = pod.pod.Spec.NodeName == "" && !pod.hasAffinity && pr.addedAffinity.required == nil
 	if pod.invalid != nil {
 		a.invalid = rejectForGood(pod.invalid.Error())
 		a.invalid.filter = allFilters
@@ -136,6 +138,9 @@ var (
 
 // fitsItself asks the filters that look at the node alone, not at its pods.
 func (a *attempt) fitsItself(n *nodeInfo) *rejection {
+	if a.plain && !n.special {
+		return nil
+	}
 	p := a.pod.pod
 	if n.node.Spec.Unschedulable && a.on(filterNodeUnschedulable) &&
 		!schedulinghelper.TolerationsTolerateTaint(quiet, p.Spec.Tolerations, &taintUnschedulable, true) {
@@ -179,7 +184,7 @@ func portsConflict(n *nodeInfo, want []hostPort) bool {
 	return false
 }
 
-func (a *attempt) fitsResources(n *nodeInfo) *rejection { return a.fitsAmong(n, len(n.pods)) }
+func (a *attempt) fitsResources(n *nodeInfo) *rejection { return a.fitsAmong(n, n.amount) }
 
 // fitsAmong is fitsResources with that many pods on the node.
 func (a *attempt) fitsAmong(n *nodeInfo, pods int) *rejection {

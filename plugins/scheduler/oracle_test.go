@@ -309,6 +309,21 @@ func compare(t *testing.T, c *nodeCache, p *podInfo) {
 			t.Fatalf("pod %s on %s: affinity says %v, want %v", p.pod.Name, n.name, got, want)
 		}
 	}
+	slow := *usual
+	slow.fit.usual, slow.balancedUsual = false, false
+	b := newAttempt(c, p, &slow, nil)
+	b.plain = false
+	for _, n := range c.list {
+		if got, want := a.fitScore(n), b.fitScore(n); got != want {
+			t.Fatalf("pod %s on %s: resources score %d, want %d", p.pod.Name, n.name, got, want)
+		}
+		if got, want := a.balanceScore(n), b.balanceScore(n); got != want {
+			t.Fatalf("pod %s on %s: balance scores %d, want %d", p.pod.Name, n.name, got, want)
+		}
+		if got, want := a.fitsItself(n), b.fitsItself(n); (got == nil) != (want == nil) {
+			t.Fatalf("pod %s on %s: the node itself: got %v, want %v", p.pod.Name, n.name, got, want)
+		}
+	}
 	feasible := slices.DeleteFunc(slices.Clone(c.list), func(n *nodeInfo) bool { return a.fits(n) != nil })
 	if got, want := softSpread(c, a, feasible), slowSoft(a, feasible); !slices.Equal(got, want) {
 		t.Fatalf("pod %s: spread scores %v, want %v", p.pod.Name, got, want)

@@ -1,6 +1,8 @@
 package scheduler
 
 import (
+	"slices"
+
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
@@ -31,6 +33,7 @@ type profile struct {
 	parts         []part
 	fit           fitArgs
 	balanced      []resourceWeight
+	balancedUsual bool // CPU and memory
 	spread        spreadArgs
 	social        socialArgs
 	addedAffinity addedAffinity
@@ -58,6 +61,7 @@ type shapePoint struct{ utilization, score int64 }
 type fitArgs struct {
 	scoring       scoring
 	resources     []resourceWeight
+	usual         bool // least allocated of CPU and memory, alike
 	shape         []shapePoint
 	ignored       map[corev1.ResourceName]bool
 	ignoredGroups map[string]bool
@@ -102,6 +106,12 @@ func defaultProfile(schedulerName string, percentage int) *profile {
 		preemption: preemptionArgs{minCandidatesPercent: 10, minCandidates: 100},
 		partArgs:   defaultPartArgs(),
 	}
+}
+
+// settle works out shortcuts; it is called once the profile is complete.
+func (pr *profile) settle() {
+	pr.fit.usual = pr.fit.scoring == leastAllocatedScoring && slices.Equal(pr.fit.resources, cpuAndMemory())
+	pr.balancedUsual = slices.Equal(pr.balanced, cpuAndMemory())
 }
 
 func cpuAndMemory() []resourceWeight {

@@ -109,7 +109,11 @@ func maxPods(s string) nodeOption {
 	return func(n *corev1.Node) { n.Status.Allocatable[corev1.ResourcePods] = resource.MustParse(s) }
 }
 
-var usual = defaultProfile("default-scheduler", 0)
+var usual = func() *profile {
+	pr := defaultProfile("default-scheduler", 0)
+	pr.settle()
+	return pr
+}()
 
 func decideOn(c *nodeCache, p *corev1.Pod) decision {
 	return c.decide(context.Background(), newPodInfo(p), usual)

@@ -120,6 +120,11 @@ func isDefaulted(name corev1.ResourceName) bool {
 // fitScore is NodeResourcesFit's score.
 func (a *attempt) fitScore(n *nodeInfo) int64 {
 	args := &a.profile.fit
+	if args.usual && n.allocatable.milliCPU > 0 && n.allocatable.memory > 0 {
+		cpu := max(0, n.allocatable.milliCPU-n.scored.milliCPU-a.pod.scored.milliCPU) * topScore / n.allocatable.milliCPU
+		memory := max(0, n.allocatable.memory-n.scored.memory-a.pod.scored.memory) * topScore / n.allocatable.memory
+		return (cpu + memory) / 2
+	}
 	var sum, weights int64
 	for _, r := range args.resources {
 		var capacity, used int64
@@ -177,6 +182,13 @@ func onShape(shape []shapePoint, at int64) int64 {
 // balanceScore prefers nodes that the pod leaves with resources used more alike
 // than they are without it: 75 changes nothing, 50 is the worst, 100 the best.
 func (a *attempt) balanceScore(n *nodeInfo) int64 {
+	if a.profile.balancedUsual && n.allocatable.milliCPU > 0 && n.allocatable.memory > 0 {
+		cpu, memory := float64(n.allocatable.milliCPU), float64(n.allocatable.memory)
+		part := func(used int64, all float64) float64 { return min(1, float64(used)/all) }
+		without := math.Abs(part(n.requested.milliCPU, cpu) - part(n.requested.memory, memory))
+		with := math.Abs(part(n.requested.milliCPU+a.pod.requests.milliCPU, cpu) - part(n.requested.memory+a.pod.requests.memory, memory))
+		return topScore/2 + (topScore/2+int64((1-with/2)*topScore)-int64((1-without/2)*topScore))/2
+	}
 	with := a.evenness(n, &a.pod.requests)
 	without := a.evenness(n, &amounts{})
 	return topScore/2 + (topScore/2+with-without)/2
@@ -228,6 +240,9 @@ func imageLocality(n *nodeInfo, p *podInfo, everywhere map[string]int, nodes int
 func untoleratedPreferences(p *podInfo, feasible []*nodeInfo) []int64 {
 	var scores []int64
 	for i, n := range feasible {
+		if !n.special {
+			continue
+		}
 		for j := range n.node.Spec.Taints {
 			t := &n.node.Spec.Taints[j]
 			if !prefersNotScheduling(t) || toleratesPreference(p.pod, t) {

@@ -89,7 +89,7 @@ func (s *Server) build(client kubernetes.Interface) error {
 	if s.metrics, err = newMetrics(s.env.Metrics, s.queue); err != nil {
 		return fmt.Errorf("register metrics: %w", err)
 	}
-	s.factory = informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(trim))
+	s.factory = informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(s.trim))
 	core := s.factory.Core().V1()
 	s.services, s.namespaces = core.Services().Lister(), core.Namespaces().Lister()
 	s.synced = append(s.synced, core.Services().Informer().HasSynced, core.Namespaces().Informer().HasSynced)
@@ -146,12 +146,26 @@ func (s *Server) watch(pods, nodes cache.SharedIndexInformer) error {
 	return nil
 }
 
-// trim drops what the scheduler does not read.
-func trim(obj any) (any, error) {
+// trim drops what the scheduler does not read. What is kept of a pod is what the
+// collector goes through again and again: environments and probes are most of one.
+// Extenders get the whole pod.
+func (s *Server) trim(obj any) (any, error) {
 	if o, ok := obj.(metav1.Object); ok {
 		o.SetManagedFields(nil)
 	}
-	return obj, nil
+	pod, ok := obj.(*corev1.Pod)
+	if !ok || s.config.kube != nil && len(s.config.kube.extenders) > 0 {
+		return obj, nil
+	}
+	for _, list := range [][]corev1.Container{pod.Spec.Containers, pod.Spec.InitContainers} {
+		for i := range list {
+			c := &list[i]
+			list[i] = corev1.Container{Name: c.Name, Image: c.Image, Ports: c.Ports, Resources: c.Resources, ResizePolicy: c.ResizePolicy, RestartPolicy: c.RestartPolicy}
+		}
+	}
+	pod.Annotations = nil
+	pod.Spec.DNSConfig, pod.Spec.HostAliases = nil, nil
+	return pod, nil
 }
 
 // Warm keeps pods and nodes. Pods without a node wait in the queue.
@@ -412,7 +426,9 @@ func (s *Server) podPlaced(old any, pod *corev1.Pod) {
 	if was != nil && was.Spec.NodeName == pod.Spec.NodeName && !placementChanged(was, pod) {
 		return // its status: nothing that is counted
 	}
-	s.cache.setPod(newPodInfo(pod))
+	if !s.cache.confirm(pod) {
+		s.cache.setPod(newPodInfo(pod))
+	}
 	switch {
 	case s.shadow.isOn(): // it may have counted elsewhere until now
 		s.queue.event(allFilters)

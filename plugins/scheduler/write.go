@@ -44,7 +44,7 @@ func (s *Server) bind(ctx context.Context, x *queued, info *podInfo, d decision,
 	}
 	if err == nil {
 		s.queue.done(x)
-		s.event(pod, corev1.EventTypeNormal, "Scheduled", fmt.Sprintf("Successfully assigned %s/%s to %s", pod.Namespace, pod.Name, d.node))
+		s.tellScheduled(ctx, pod, d.node)
 		return
 	}
 	s.cache.forget(pod.UID)
@@ -77,6 +77,24 @@ func (s *Server) writeBinding(ctx context.Context, pod *corev1.Pod, d decision) 
 		ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID},
 		Target:     corev1.ObjectReference{Kind: "Node", Name: d.node},
 	}, metav1.CreateOptions{})
+}
+
+// tellScheduled writes the event of a binding. It is never one of a series, so it is
+// spared the way through client-go's correlator, which costs more than the event.
+func (s *Server) tellScheduled(ctx context.Context, pod *corev1.Pod, node string) {
+	now, name := metav1.Now(), pod.Spec.SchedulerName
+	_, err := s.client.CoreV1().Events(pod.Namespace).Create(ctx, &corev1.Event{
+		ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: fmt.Sprintf("%s.%x", pod.Name, now.UnixNano())},
+		InvolvedObject: corev1.ObjectReference{
+			Kind: "Pod", APIVersion: "v1", Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID, ResourceVersion: pod.ResourceVersion,
+		},
+		Type: corev1.EventTypeNormal, Reason: "Scheduled", Message: fmt.Sprintf("Successfully assigned %s/%s to %s", pod.Namespace, pod.Name, node),
+		Source: corev1.EventSource{Component: name}, ReportingController: name,
+		FirstTimestamp: now, LastTimestamp: now, Count: 1,
+	}, metav1.CreateOptions{})
+	if err != nil {
+		s.env.Log.Debug("Event not written", "pod", pod.Namespace+"/"+pod.Name, "err", err)
+	}
 }
 
 // event tells whoever looks at the pod.
