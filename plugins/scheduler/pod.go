@@ -94,15 +94,9 @@ type podInfo struct {
 func newPodInfo(pod *corev1.Pod) *podInfo {
 	p := &podInfo{pod: pod, affinity: nodeaffinity.GetRequiredNodeAffinity(pod), priority: schedulinghelper.PodPriority(pod)}
 	p.hasAffinity = pod.Spec.NodeSelector != nil || pod.Spec.Affinity != nil && pod.Spec.Affinity.NodeAffinity != nil && pod.Spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution != nil
-	// With resized pods the larger of wish and allocation counts.
-	p.requests = amountsOf(resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{UseStatusResources: true}))
-	p.scored = amountsOf(resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{
-		UseStatusResources: true,
-		NonMissingContainerRequests: corev1.ResourceList{
-			corev1.ResourceCPU:    *resource.NewMilliQuantity(defaultMilliCPU, resource.DecimalSI),
-			corev1.ResourceMemory: *resource.NewQuantity(defaultMemory, resource.BinarySI),
-		},
-	}))
+	if !p.sumRequests() {
+		p.requests, p.scored = requestsOf(pod)
+	}
 	if ref := metav1.GetControllerOfNoCopy(pod); ref != nil {
 		p.owner = ref.UID
 	}
@@ -120,6 +114,56 @@ func newPodInfo(pod *corev1.Pod) *podInfo {
 		p.spread = append(p.spread, s)
 	}
 	return p
+}
+
+// requestsOf is what a pod asks for, and what it is scored with. With resized pods
+// the larger of wish and allocation counts.
+func requestsOf(pod *corev1.Pod) (requests, scored amounts) {
+	requests = amountsOf(resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{UseStatusResources: true}))
+	scored = amountsOf(resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{
+		UseStatusResources: true,
+		NonMissingContainerRequests: corev1.ResourceList{
+			corev1.ResourceCPU:    *resource.NewMilliQuantity(defaultMilliCPU, resource.DecimalSI),
+			corev1.ResourceMemory: *resource.NewQuantity(defaultMemory, resource.BinarySI),
+		},
+	}))
+	return requests, scored
+}
+
+// sumRequests does the work of requestsOf for the ordinary pod, whose requests are
+// whole numbers in its containers and nowhere else. False: it is not one.
+func (p *podInfo) sumRequests() bool {
+	pod := p.pod
+	if len(pod.Spec.InitContainers)+len(pod.Spec.Overhead)+len(pod.Status.ContainerStatuses) > 0 || pod.Spec.Resources != nil || pod.Status.Resources != nil {
+		return false
+	}
+	var requests, scored amounts
+	for i := range pod.Spec.Containers {
+		cpu, memory := int64(defaultMilliCPU), int64(defaultMemory)
+		for name, q := range pod.Spec.Containers[i].Resources.Requests {
+			switch name {
+			case corev1.ResourceCPU:
+				cpu = q.MilliValue()
+				if resource.NewMilliQuantity(cpu, resource.DecimalSI).Cmp(q) != 0 {
+					return false
+				}
+				requests.milliCPU += cpu
+			case corev1.ResourceMemory:
+				whole, ok := q.AsInt64()
+				if !ok {
+					return false
+				}
+				memory = whole
+				requests.memory += memory
+			default:
+				return false
+			}
+		}
+		scored.milliCPU += cpu
+		scored.memory += memory
+	}
+	p.requests, p.scored = requests, scored
+	return true
 }
 
 func (p *podInfo) collectContainers() {

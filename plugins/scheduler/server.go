@@ -89,7 +89,7 @@ func (s *Server) build(client kubernetes.Interface) error {
 	if s.metrics, err = newMetrics(s.env.Metrics, s.queue); err != nil {
 		return fmt.Errorf("register metrics: %w", err)
 	}
-	s.factory = informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(s.trim))
+	s.factory = informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(s.trimPods))
 	core := s.factory.Core().V1()
 	s.services, s.namespaces = core.Services().Lister(), core.Namespaces().Lister()
 	s.synced = append(s.synced, core.Services().Informer().HasSynced, core.Namespaces().Informer().HasSynced)
@@ -146,16 +146,22 @@ func (s *Server) watch(pods, nodes cache.SharedIndexInformer) error {
 	return nil
 }
 
-// trim drops what the scheduler does not read. What is kept of a pod is what the
-// collector goes through again and again: environments and probes are most of one.
-// Extenders get the whole pod.
-func (s *Server) trim(obj any) (any, error) {
+// trim drops what the scheduler does not read of any object.
+func trim(obj any) (any, error) {
 	if o, ok := obj.(metav1.Object); ok {
 		o.SetManagedFields(nil)
 	}
+	return obj, nil
+}
+
+// trimPods drops what the scheduler does not read of pods. What is kept of a pod is what the
+// collector goes through again and again: environments and probes are most of one.
+// Extenders get the whole pod.
+func (s *Server) trimPods(obj any) (any, error) {
+	obj, err := trim(obj)
 	pod, ok := obj.(*corev1.Pod)
 	if !ok || s.config.kube != nil && len(s.config.kube.extenders) > 0 {
-		return obj, nil
+		return obj, err
 	}
 	for _, list := range [][]corev1.Container{pod.Spec.Containers, pod.Spec.InitContainers} {
 		for i := range list {
