@@ -15,11 +15,17 @@ func (s *Server) makeParts() ([]part, error) {
 	}
 	store.node = s.nodeOf
 	s.storage = store
+	devices, err := newDynamicResources(s.env.Life(), s.client, s.queue.event, s.claimTimeout)
+	if err != nil {
+		return nil, err
+	}
+	s.devices = devices
 	out := []part{
 		&volumeRestrictions{store},
 		&nodeVolumeLimits{store},
 		&volumeBinding{storage: store, timeout: s.volumeTimeout},
 		&volumeZone{store},
+		devices,
 	}
 	if s.config.kube == nil {
 		return out, nil
@@ -43,6 +49,14 @@ func (s *Server) volumeTimeout(schedulerName string) time.Duration {
 		return pr.partArgs.volumeTimeout
 	}
 	return defaultPartArgs().volumeTimeout
+}
+
+// claimTimeout is how long a profile waits until a pod's devices are written.
+func (s *Server) claimTimeout(schedulerName string) time.Duration {
+	if pr := s.profiles[schedulerName]; pr != nil {
+		return pr.partArgs.claimTimeout
+	}
+	return defaultPartArgs().claimTimeout
 }
 
 // nodeOf is a node as the informer last saw it; nil: there is none.

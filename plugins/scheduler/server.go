@@ -46,6 +46,7 @@ type Server struct {
 	synced     []cache.InformerSynced
 
 	storage  *storage            // nil: there is no API
+	devices  *dynamicResources   // nil: there is no API
 	profiles map[string]*profile // by schedulerName; never changed once built
 
 	cache  *nodeCache
@@ -248,6 +249,9 @@ func (s *Server) Close() {
 	}
 	if s.storage != nil {
 		s.storage.stop()
+	}
+	if s.devices != nil {
+		s.devices.stop()
 	}
 }
 
