@@ -15,6 +15,11 @@ func TestConfig(t *testing.T) {
 		{"unknown field", `{"workers":3}`, "workers"},
 		{"grace shorter than the period", `{"nodeMonitorPeriod":"10s","nodeMonitorGracePeriod":"5s"}`, "nodeMonitorGracePeriod"},
 		{"mask", `{"nodeCIDRMaskSizeIPv4":33}`, "nodeCIDRMaskSizeIPv4"},
+		{"share of a zone", `{"unhealthyZoneThreshold":1.5}`, "unhealthyZoneThreshold"},
+		{"size of a zone", `{"largeClusterSizeThreshold":-1}`, "largeClusterSizeThreshold"},
+		{"autoscaling", `{"hpaTolerance":0,"hpaSyncPeriod":"30s"}`, ""},
+		{"autoscaling too often", `{"hpaSyncPeriod":"1ms"}`, "hpaSyncPeriod"},
+		{"autoscaling with no target at all", `{"hpaTolerance":1}`, "hpaTolerance"},
 		{"negative threshold", `{"terminatedPodThreshold":-1}`, "terminatedPodThreshold"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

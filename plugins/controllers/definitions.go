@@ -7,6 +7,7 @@ import (
 
 	"keelson.dev/keelson/plugins/controllers/internal/accounts"
 	"keelson.dev/keelson/plugins/controllers/internal/attach"
+	"keelson.dev/keelson/plugins/controllers/internal/autoscaling"
 	"keelson.dev/keelson/plugins/controllers/internal/binder"
 	"keelson.dev/keelson/plugins/controllers/internal/control"
 	"keelson.dev/keelson/plugins/controllers/internal/deployment"
@@ -59,6 +60,7 @@ var definitions = []definition{
 			return nodes.NewLifecycle(c, nodes.Timing{
 				Period: cfg.NodeMonitorPeriod.Duration, Grace: cfg.NodeMonitorGracePeriod.Duration,
 				StartupGrace: cfg.NodeStartupGracePeriod.Duration, EvictionInterval: cfg.NodeEvictionInterval.Duration,
+				SlowEvictionInterval: cfg.NodeSecondaryEvictionInterval.Duration, UnhealthyZone: *cfg.UnhealthyZoneThreshold, LargeZone: *cfg.LargeClusterSizeThreshold,
 			})
 		},
 	},
@@ -135,6 +137,16 @@ var definitions = []definition{
 	{name: "pvcprotection", make: plain(protection.NewClaims)},
 	{name: "pvprotection", make: plain(protection.NewVolumes)},
 	{name: "vacprotection", make: plain(protection.NewClasses)},
+	{
+		name: "horizontalpodautoscaling",
+		make: func(c *control.Context, cfg *Config) (controller, error) {
+			return autoscaling.New(c, autoscaling.Settings{
+				SyncPeriod: cfg.HPASyncPeriod.Duration, DownscaleStabilization: cfg.HPADownscaleStabilization.Duration, Tolerance: *cfg.HPATolerance,
+				CPUInitialization: cfg.HPACPUInitializationPeriod.Duration, InitialReadiness: cfg.HPAInitialReadinessDelay.Duration,
+			})
+		},
+		rules: []rbacv1.PolicyRule{allow("autoscaling", "update", "horizontalpodautoscalers/status"), allow("*", "update", "*/scale")},
+	},
 	{name: "disruption", make: plain(disruption.New), rules: []rbacv1.PolicyRule{allow("policy", "update", "poddisruptionbudgets/status")}},
 }
 

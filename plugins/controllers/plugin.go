@@ -56,8 +56,16 @@ const schema = `{
     "nodeMonitorGracePeriod": {"type": "string", "default": "50s"},
     "nodeStartupGracePeriod": {"type": "string", "default": "60s"},
     "nodeEvictionInterval": {"type": "string", "default": "10s"},
+    "nodeSecondaryEvictionInterval": {"type": "string", "default": "100s"},
+    "unhealthyZoneThreshold": {"type": "number", "default": 0.55},
+    "largeClusterSizeThreshold": {"type": "integer", "default": 50},
     "nodeCIDRMaskSizeIPv4": {"type": "integer", "default": 24},
     "nodeCIDRMaskSizeIPv6": {"type": "integer", "default": 64},
-    "terminatedPodThreshold": {"type": "integer", "default": 12500}
+    "terminatedPodThreshold": {"type": "integer", "default": 12500},
+    "hpaSyncPeriod": {"type": "string", "default": "15s"},
+    "hpaDownscaleStabilization": {"type": "string", "default": "5m"},
+    "hpaTolerance": {"type": "number", "default": 0.1},
+    "hpaCPUInitializationPeriod": {"type": "string", "default": "5m"},
+    "hpaInitialReadinessDelay": {"type": "string", "default": "30s"}
   }
 }`

@@ -58,7 +58,7 @@ func New(env *kit.Env) (*Server, error) {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
 	s.context = &control.Context{
-		Client: client, Metadata: meta, Discovery: client.Discovery(), Log: env.Log, Metrics: metrics,
+		Client: client, Metadata: meta, Discovery: client.Discovery(), REST: env.RESTConfig, Log: env.Log, Metrics: metrics,
 		Informers: informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(control.TrimManagedFields)),
 		PodCIDRs:  env.Cluster.PodCIDRs, CA: env.API.CA, Broadcaster: record.NewBroadcaster(),
 	}

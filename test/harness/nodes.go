@@ -185,7 +185,7 @@ func (n *Nodes) syncPod(ctx context.Context, pod *corev1.Pod) {
 		return
 	}
 	next := pod.DeepCopy()
-	next.Status.Phase = corev1.PodRunning
+	next.Status.Phase, next.Status.StartTime = corev1.PodRunning, new(metav1.Now())
 	next.Status.PodIP = "10.244.0." + strconv.Itoa(2+int(pod.UID[0])%200)
 	next.Status.PodIPs = []corev1.PodIP{{IP: next.Status.PodIP}}
 	next.Status.Conditions = append(next.Status.Conditions, corev1.PodCondition{Type: corev1.PodReady, Status: corev1.ConditionTrue, LastTransitionTime: metav1.Now()})

@@ -13,6 +13,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 )
@@ -33,6 +34,8 @@ type Context struct {
 	Client    kubernetes.Interface
 	Metadata  metadata.Interface
 	Discovery discovery.DiscoveryInterface
+	// REST is what clients of further APIs are made from.
+	REST      *rest.Config
 	Informers informers.SharedInformerFactory
 	Log       *slog.Logger
 	Metrics   *Metrics

@@ -14,10 +14,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
-	"k8s.io/client-go/discovery/cached/memory"
 	appslisters "k8s.io/client-go/listers/apps/v1"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/restmapper"
 
 	"keelson.dev/keelson/plugins/controllers/internal/control"
 )
@@ -87,14 +85,14 @@ type scales struct {
 	sets        appslisters.ReplicaSetLister
 	deployments appslisters.DeploymentLister
 	rest        rest.Interface
-	mapper      *restmapper.DeferredDiscoveryRESTMapper
+	mapper      *control.Mapper
 }
 
 func newScales(c *control.Context) *scales {
 	apps := c.Informers.Apps().V1()
 	return &scales{
 		sets: apps.ReplicaSets().Lister(), deployments: apps.Deployments().Lister(), rest: c.Discovery.RESTClient(),
-		mapper: restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(c.Discovery)),
+		mapper: control.NewMapper(c.Discovery),
 	}
 }
 

@@ -40,6 +40,12 @@ type Timing struct {
 	// EvictionInterval is the time between two nodes of a zone that become
 	// subject to eviction, so that a fault of the network does not empty all.
 	EvictionInterval time.Duration
+	// SlowEvictionInterval is the same for a large zone that is partly down.
+	SlowEvictionInterval time.Duration
+	// UnhealthyZone is the share of nodes not ready from which a zone is partly down.
+	UnhealthyZone float64
+	// LargeZone is how many nodes a zone has at most that is not large.
+	LargeZone int
 }
 
 // Lifecycle is the nodelifecycle controller.
@@ -57,6 +63,7 @@ type Lifecycle struct {
 	health  map[string]*health   // by node; guarded by mu
 	allDown bool                 // guarded by mu
 	evicted map[string]time.Time // by zone: when a node was last given up; guarded by mu
+	zones   map[string]zone      // as last counted; guarded by mu
 }
 
 // health is what was last seen of a node.
@@ -200,10 +207,16 @@ func (l *Lifecycle) judgeCluster(all []*corev1.Node) {
 		// Its taints depend on the other nodes as well.
 		l.loop.Enqueue(n)
 	}
+	zones := zonesOf(all)
 	l.mu.Lock()
-	changed := l.allDown != down
-	l.allDown = down
+	changed, before := l.allDown != down, l.zones
+	l.allDown, l.zones = down, zones
 	l.mu.Unlock()
+	for name, z := range zones {
+		if was, now := before[name].state(l.timing.UnhealthyZone), z.state(l.timing.UnhealthyZone); was != now {
+			l.log.Warn("The state of a zone has changed", "zone", name, "before", string(was), "now", string(now), "ready", z.ready, "notReady", z.down)
+		}
+	}
 	if !changed {
 		return
 	}

@@ -138,7 +138,8 @@ func (l *Lifecycle) taint(ctx context.Context, n *corev1.Node) error {
 }
 
 // mayGiveUp tells whether the node may get (or, with has, keep) a NoExecute
-// taint: now (0), after some time, or not while all nodes are down (negative).
+// taint: now (0), after some time, or not while all nodes or too many of a small zone are
+// down (negative).
 func (l *Lifecycle) mayGiveUp(n *corev1.Node, has bool) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -148,12 +149,16 @@ func (l *Lifecycle) mayGiveUp(n *corev1.Node, has bool) time.Duration {
 	if has {
 		return 0
 	}
-	zone := n.Labels[corev1.LabelTopologyRegion] + "/" + n.Labels[corev1.LabelTopologyZone]
+	name := zoneOf(n)
+	interval, ok := l.timing.pace(l.zones[name])
+	if !ok || l.zones == nil { // until the zones are counted for the first time
+		return -1
+	}
 	now := time.Now()
-	if wait := l.evicted[zone].Add(l.timing.EvictionInterval).Sub(now); wait > 0 {
+	if wait := l.evicted[name].Add(interval).Sub(now); wait > 0 {
 		return wait
 	}
-	l.evicted[zone] = now
+	l.evicted[name] = now
 	return 0
 }
 
