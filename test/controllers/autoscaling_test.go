@@ -87,8 +87,8 @@ func currentValue(s autoscalingv2.MetricStatus) string {
 	return "none"
 }
 
-// told waits for an event about an autoscaler.
-func (c *cluster) told(name, reason, message string) {
+// scalerTold waits for an event about an autoscaler.
+func (c *cluster) scalerTold(name, reason, message string) {
 	c.t.Helper()
 	c.eventually("event "+reason+" of "+name, func() string {
 		list, err := c.admin.CoreV1().Events("default").List(c.ctx, metav1.ListOptions{FieldSelector: "involvedObject.name=" + name})
@@ -167,7 +167,7 @@ func TestAutoscaling(t *testing.T) {
 			c.rolledOut(tt.name)
 			c.autoscale(tt.name, toDeployment(tt.name), tt.most, tt.specs...)
 			c.scaler(tt.name, tt.want...)
-			c.told(tt.name, "SuccessfulRescale", tt.why)
+			c.scalerTold(tt.name, "SuccessfulRescale", tt.why)
 		})
 	}
 	t.Run("what is wrong is said", func(t *testing.T) { c.in(t).autoscaleFaults(cpu) })
@@ -184,7 +184,7 @@ func (c *cluster) in(t *testing.T) *cluster {
 func (c *cluster) autoscaleFaults(cpu autoscalingv2.MetricSpec) {
 	c.autoscale("nowhere", toDeployment("nowhere"), 3, cpu)
 	c.scaler("nowhere", "AbleToScale=False/FailedGetScale")
-	c.told("nowhere", "FailedGetScale", `"nowhere" not found`)
+	c.scalerTold("nowhere", "FailedGetScale", `"nowhere" not found`)
 
 	c.deploy(deployment("still", 0))
 	c.autoscale("still", toDeployment("still"), 3, cpu)
@@ -193,7 +193,7 @@ func (c *cluster) autoscaleFaults(cpu autoscalingv2.MetricSpec) {
 	c.deploy(deployment("unknown", 1))
 	c.autoscale("unknown", toDeployment("unknown"), 3, externally("nothing", averageOf("30")))
 	c.scaler("unknown", "ScalingActive=False/FailedGetExternalMetric", "AbleToScale=True/SucceededGetScale")
-	c.told("unknown", "FailedComputeMetricsReplicas", "invalid metrics (1 invalid out of 1), first error is: failed to get nothing external metric value: "+
+	c.scalerTold("unknown", "FailedComputeMetricsReplicas", "invalid metrics (1 invalid out of 1), first error is: failed to get nothing external metric value: "+
 		"unable to get external metric default/nothing/")
 
 	c.deploy(deployment("twofold", 1))
@@ -203,7 +203,7 @@ func (c *cluster) autoscaleFaults(cpu autoscalingv2.MetricSpec) {
 	c.autoscale("second", toDeployment("twofold"), 3, externally("waiting", averageOf("1000")))
 	for _, name := range []string{"first", "second"} {
 		c.scaler(name, "ScalingActive=False/AmbiguousSelector")
-		c.told(name, "AmbiguousSelector", "pods by selector app=twofold are controlled by multiple HPAs: [default/first default/second]")
+		c.scalerTold(name, "AmbiguousSelector", "pods by selector app=twofold are controlled by multiple HPAs: [default/first default/second]")
 	}
 	if err := c.admin.AutoscalingV2().HorizontalPodAutoscalers("default").Delete(c.ctx, "second", metav1.DeleteOptions{}); err != nil {
 		c.t.Fatal(err)
@@ -249,7 +249,7 @@ func (c *cluster) autoscaleCustom() {
 		return ""
 	})
 	c.autoscale("armada", autoscalingv2.CrossVersionObjectReference{APIVersion: "late.example/v1", Kind: "Fleet", Name: "armada"}, 9, externally("waiting", averageOf("18")))
-	c.told("armada", "SuccessfulRescale", "New size: 5;")
+	c.scalerTold("armada", "SuccessfulRescale", "New size: 5;")
 	c.scaler("armada", "replicas=5")
 	got, err := fleets.Get(c.ctx, "armada", metav1.GetOptions{})
 	if err != nil {
