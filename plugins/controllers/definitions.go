@@ -10,6 +10,7 @@ import (
 	"keelson.dev/keelson/plugins/controllers/internal/autoscaling"
 	"keelson.dev/keelson/plugins/controllers/internal/binder"
 	"keelson.dev/keelson/plugins/controllers/internal/control"
+	"keelson.dev/keelson/plugins/controllers/internal/daemonset"
 	"keelson.dev/keelson/plugins/controllers/internal/deployment"
 	"keelson.dev/keelson/plugins/controllers/internal/devices"
 	"keelson.dev/keelson/plugins/controllers/internal/disruption"
@@ -85,6 +86,13 @@ var definitions = []definition{
 		rules: []rbacv1.PolicyRule{
 			allow("apps", "update", "statefulsets/status", "statefulsets/finalizers"), allow("apps", "create,update", "controllerrevisions"),
 			allow("", "create,update", "pods", "persistentvolumeclaims"), allow("", "update", "pods/finalizers"),
+		},
+	},
+	{
+		name: "daemonset", make: plain(daemonset.New),
+		rules: []rbacv1.PolicyRule{
+			allow("apps", "update", "daemonsets/status", "daemonsets/finalizers"), allow("apps", "create,update", "controllerrevisions"),
+			allow("", "create,update", "pods"),
 		},
 	},
 	{

@@ -196,3 +196,12 @@ func (k *Keeper) Truncate(ctx context.Context, revs []*appsv1.ControllerRevision
 	}
 	return nil
 }
+
+// Count tells how many revisions a set has.
+func (k *Keeper) Count(uid types.UID) int {
+	keys, err := k.index.IndexKeys(control.IndexController, string(uid))
+	if err != nil {
+		return 0
+	}
+	return len(keys)
+}

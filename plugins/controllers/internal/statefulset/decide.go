@@ -187,7 +187,7 @@ func (d *decision) shrink() bool {
 		}
 		switch {
 		case pod.DeletionTimestamp != nil:
-		case inOrder && !d.healthy(pod) && pod != lowest:
+		case inOrder && !d.healthy(pod) && !control.IsTerminal(pod) && pod != lowest:
 		default:
 			d.plan.remove = append(d.plan.remove, pod)
 		}
