@@ -48,6 +48,19 @@ func (c *cluster) patchNode(name, patch string) {
 	}
 }
 
+// addNode adds a node like node-a, whose kubelet is played by the same hand.
+func (c *cluster) addNode(name string, labels map[string]string) {
+	c.t.Helper()
+	like, err := c.admin.CoreV1().Nodes().Get(c.ctx, "node-a", metav1.GetOptions{})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}, Status: like.Status}
+	if _, err := c.admin.CoreV1().Nodes().Create(c.ctx, node, metav1.CreateOptions{}); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
 // daemonStatus waits until the set's status, with the generation seen, is as ok wants it.
 func (c *cluster) daemonStatus(name, what string, ok func(appsv1.DaemonSetStatus) bool) {
 	c.t.Helper()
@@ -139,16 +152,7 @@ func testDaemonNodes(c *cluster) {
 	c.patchNode("node-a", `{"metadata":{"labels":{"disk":"tape"}}}`)
 	c.placed("where", "node-b")
 	// A node that comes and goes.
-	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-d", Labels: map[string]string{"disk": "ssd"}}}
-	node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue, LastHeartbeatTime: metav1.Now()}}
-	old, err := c.admin.CoreV1().Nodes().Get(c.ctx, "node-a", metav1.GetOptions{})
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	node.Status.Allocatable, node.Status.Capacity = old.Status.Allocatable, old.Status.Capacity
-	if _, err := c.admin.CoreV1().Nodes().Create(c.ctx, node, metav1.CreateOptions{}); err != nil {
-		c.t.Fatal(err)
-	}
+	c.addNode("node-d", map[string]string{"disk": "ssd"})
 	c.placed("where", "node-b", "node-d")
 	if err := c.admin.CoreV1().Nodes().Delete(c.ctx, "node-d", metav1.DeleteOptions{}); err != nil {
 		c.t.Fatal(err)

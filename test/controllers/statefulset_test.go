@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/utils/ptr"
@@ -130,7 +131,8 @@ func TestStatefulSet(t *testing.T) {
 		f    func(*cluster)
 	}{
 		{"in order", testSetInOrder}, {"parallel and partition", testSetPartition}, {"on delete", testSetOnDelete}, {"claims", testSetClaims},
-		{"adoption", testSetAdoption}, {"broken roll-out", testSetBroken}, {"kubectl", testSetKubectl},
+		{"adoption", testSetAdoption}, {"broken roll-out", testSetBroken}, {"collision", testSetCollision},
+		{"kubectl", testSetKubectl},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			in := *c
@@ -233,8 +235,8 @@ func testSetOnDelete(c *cluster) {
 	}
 }
 
-// testSetClaims: nobody binds the claims here, so the pods wait; a Parallel set does not
-// mind.
+// testSetClaims: nobody makes volumes for the claims here, so the pods wait; a Parallel set
+// does not mind.
 func testSetClaims(c *cluster) {
 	s := statefulSet("vol", 2)
 	s.Spec.PodManagementPolicy = appsv1.ParallelPodManagement
@@ -359,6 +361,32 @@ func testSetBroken(c *cluster) {
 		c.t.Fatal(err)
 	}
 	c.rolled("br", 2)
+}
+
+// testSetCollision: the name of a set's first revision is somebody else's.
+func testSetCollision(c *cluster) {
+	set := statefulSet("co", 0)
+	c.createSet(set.DeepCopy())
+	first := c.rolled("co", 0)
+	if err := c.admin.AppsV1().StatefulSets("default").Delete(c.ctx, "co", metav1.DeleteOptions{}); err != nil {
+		c.t.Fatal(err)
+	}
+	revisions := c.admin.AppsV1().ControllerRevisions("default")
+	c.eventually("its revision goes with it", func() string {
+		if _, err := revisions.Get(c.ctx, first.Status.UpdateRevision, metav1.GetOptions{}); err == nil {
+			return "it is there"
+		}
+		return ""
+	})
+	other := &appsv1.ControllerRevision{ObjectMeta: metav1.ObjectMeta{Name: first.Status.UpdateRevision}, Data: runtime.RawExtension{Raw: []byte(`{"spec":{}}`)}, Revision: 1}
+	if _, err := revisions.Create(c.ctx, other, metav1.CreateOptions{}); err != nil {
+		c.t.Fatal(err)
+	}
+	c.createSet(set)
+	again := c.rolled("co", 0)
+	if s := again.Status; ptr.Deref(s.CollisionCount, 0) != 1 || s.UpdateRevision == other.Name {
+		c.t.Errorf("the status is %+v, want one collision and a revision that is not %s", s, other.Name)
+	}
 }
 
 func testSetKubectl(c *cluster) {
