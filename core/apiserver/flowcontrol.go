@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -104,7 +105,7 @@ func (s *Server) ensureFlowControl(ctx context.Context) error {
 		}
 	}
 	for must, list := range map[bool][]*flowcontrolv1.FlowSchema{
-		true: bootstrap.MandatoryFlowSchemas, false: bootstrap.SuggestedFlowSchemas,
+		true: bootstrap.MandatoryFlowSchemas, false: slices.Concat(bootstrap.SuggestedFlowSchemas, ownFlowSchemas),
 	} {
 		for _, want := range list {
 			spec := func(f *flowcontrolv1.FlowSchema) any { return &f.Spec }

@@ -20,7 +20,7 @@ func TestFlowControlObjects(t *testing.T) {
 	h := start(t)
 	ctx := t.Context()
 	api := h.admin.FlowcontrolV1()
-	want := len(bootstrap.MandatoryFlowSchemas) + len(bootstrap.SuggestedFlowSchemas)
+	want := len(bootstrap.MandatoryFlowSchemas) + len(bootstrap.SuggestedFlowSchemas) + len(ownFlowSchemas)
 	eventually(t, "all flow schemas are there", func() bool {
 		list, err := api.FlowSchemas().List(ctx, metav1.ListOptions{})
 		return err == nil && len(list.Items) == want
