@@ -40,6 +40,7 @@ type Legacy struct {
 	endpoints corelisters.EndpointsLister
 	triggers  *endpointsliceutil.TriggerTimeTracker
 	loop      *control.Loop
+	pace      *pace
 }
 
 // NewLegacy registers the controller's handlers; Run does the work.
@@ -50,6 +51,7 @@ func NewLegacy(c *control.Context) (*Legacy, error) {
 		endpoints: core.Endpoints().Lister(), triggers: endpointsliceutil.NewTriggerTimeTracker(),
 	}
 	l.loop = control.NewLoop(c, "endpoints", 5, l.sync)
+	l.pace = newPace(l.loop)
 	enqueue := func(svc *corev1.Service) { l.loop.Enqueue(svc) }
 	if _, err := control.Handle(core.Services().Informer(), enqueue, func(_, svc *corev1.Service) { enqueue(svc) }, enqueue); err != nil {
 		return nil, fmt.Errorf("watch services: %w", err)
@@ -59,7 +61,7 @@ func NewLegacy(c *control.Context) (*Legacy, error) {
 	if _, err := control.Handle(core.Endpoints().Informer(), nil, nil, func(ep *corev1.Endpoints) { l.loop.Enqueue(ep) }); err != nil {
 		return nil, fmt.Errorf("watch endpoints: %w", err)
 	}
-	return l, handlePods(core.Pods().Informer(), l.services, l.loop)
+	return l, handlePods(core.Pods().Informer(), l.services, l.pace)
 }
 
 // Run works until ctx ends.
@@ -80,6 +82,7 @@ func (l *Legacy) sync(ctx context.Context, key string) error {
 	svc, err := l.services.Services(namespace).Get(name)
 	if apierrors.IsNotFound(err) {
 		l.triggers.DeleteService(namespace, name)
+		l.pace.looked(key, 0, time.Now())
 		return l.remove(ctx, namespace, name)
 	}
 	if err != nil {
@@ -92,6 +95,7 @@ func (l *Legacy) sync(ctx context.Context, key string) error {
 	if err != nil {
 		return fmt.Errorf("list pods of service %s: %w", key, err)
 	}
+	l.pace.looked(key, len(pods), time.Now())
 	trigger := l.triggers.ComputeEndpointLastChangeTriggerTime(namespace, svc, pods)
 	subsets, truncated := subsetsFor(svc, pods)
 	cur, err := l.endpoints.Endpoints(namespace).Get(name)

@@ -60,6 +60,7 @@ type Slices struct {
 	events     record.EventRecorder
 	log        *slog.Logger
 	loop       *control.Loop
+	pace       *pace
 }
 
 // NewSlices registers the controller's handlers; Run does the work.
@@ -77,11 +78,12 @@ func NewSlices(c *control.Context) (*Slices, error) {
 	s.reconciler = endpointslice.NewReconciler(c.Client, s.nodes, maxPerSlice, s.tracker, s.topology, s.events, managedBySlices,
 		endpointslice.WithPreferSameTrafficDistributionEnabled(true))
 	s.loop = control.NewLoop(c, "endpointslice", 5, s.sync)
+	s.pace = newPace(s.loop)
 	enqueue := func(svc *corev1.Service) { s.loop.Enqueue(svc) }
 	if _, err := control.Handle(core.Services().Informer(), enqueue, func(_, svc *corev1.Service) { enqueue(svc) }, enqueue); err != nil {
 		return nil, fmt.Errorf("watch services: %w", err)
 	}
-	if err := handlePods(core.Pods().Informer(), s.services, s.loop); err != nil {
+	if err := handlePods(core.Pods().Informer(), s.services, s.pace); err != nil {
 		return nil, err
 	}
 	if _, err := control.Handle(inf, s.sliceAdded, s.sliceUpdated, s.sliceDeleted); err != nil {
@@ -129,7 +131,7 @@ func slicesOf(idx cache.Indexer, key, managedBy string) ([]*discoveryv1.Endpoint
 }
 
 // handlePods enqueues the services that a pod's change concerns.
-func handlePods(inf cache.SharedIndexInformer, services corelisters.ServiceLister, loop *control.Loop) error {
+func handlePods(inf cache.SharedIndexInformer, services corelisters.ServiceLister, paced *pace) error {
 	notify := func(old, cur any) {
 		key := endpointsliceutil.GetPodUpdateProjectionKey(old, cur)
 		if key == nil {
@@ -140,7 +142,7 @@ func handlePods(inf cache.SharedIndexInformer, services corelisters.ServiceListe
 			return
 		}
 		for k := range keys {
-			loop.EnqueueKey(k)
+			paced.enqueue(k)
 		}
 	}
 	_, err := inf.AddEventHandler(cache.ResourceEventHandlerFuncs{
@@ -233,6 +235,7 @@ func (s *Slices) sync(_ context.Context, key string) error {
 		s.triggers.DeleteService(namespace, name)
 		s.reconciler.DeleteService(namespace, name)
 		s.tracker.DeleteService(namespace, name)
+		s.pace.looked(key, 0, time.Now())
 		return nil
 	}
 	if err != nil {
@@ -245,6 +248,7 @@ func (s *Slices) sync(_ context.Context, key string) error {
 	if err != nil {
 		return fmt.Errorf("list pods of service %s: %w", key, err)
 	}
+	s.pace.looked(key, len(pods), time.Now())
 	existing, err := slicesOf(s.slices, key, managedBySlices)
 	if err != nil {
 		return err

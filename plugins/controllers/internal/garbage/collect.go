@@ -21,6 +21,16 @@ import (
 // and the graph has not yet.
 const unseenOwner = 2 * time.Second
 
+// absentOwner is an owner that the API has said to be gone. It never comes back, since
+// its UID does not; so of the many dependents of one owner only the first asks.
+type absentOwner struct {
+	namespace, apiVersion, kind, name string
+	uid                               types.UID
+}
+
+// maxAbsent is how many of them are remembered.
+const maxAbsent = 500
+
 var errNamespacedOwner = errors.New("a cluster-scoped object cannot be owned by a namespaced one")
 
 // owners are an object's owner references by what became of the owners.
@@ -105,9 +115,15 @@ func (c *Controller) classify(ctx context.Context, n *node, refs []metav1.OwnerR
 		if r.namespaced && n.namespace == "" {
 			return o, fmt.Errorf("owner reference to %s %s: %w", ref.Kind, ref.Name, errNamespacedOwner)
 		}
+		key := absentOwner{n.namespace, ref.APIVersion, ref.Kind, ref.Name, ref.UID}
+		if _, absent := c.absent.Get(key); absent {
+			o.dangling = append(o.dangling, ref)
+			continue
+		}
 		live, err := c.client(r, n.namespace).Get(ctx, ref.Name, metav1.GetOptions{})
 		switch {
 		case apierrors.IsNotFound(err) || (err == nil && live.UID != ref.UID):
+			c.absent.Add(key, nil)
 			o.dangling = append(o.dangling, ref)
 		case err != nil:
 			return o, fmt.Errorf("get owner %s %s: %w", ref.Kind, ref.Name, err)

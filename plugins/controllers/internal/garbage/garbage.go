@@ -28,6 +28,7 @@ import (
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
+	"k8s.io/utils/lru"
 
 	"keelson.dev/keelson/plugins/controllers/internal/control"
 )
@@ -45,6 +46,7 @@ type Controller struct {
 	monitors  *monitors
 	served    signal        // what is served has changed
 	warm      chan struct{} // closed when the graph is there
+	absent    *lru.Cache    // of absentOwner
 
 	mu      sync.Mutex
 	catalog *catalog // guarded by mu
@@ -55,7 +57,7 @@ type Controller struct {
 func New(c *control.Context) *Controller {
 	core, apps := c.Informers.Core().V1(), c.Informers.Apps().V1()
 	gc := &Controller{
-		metadata: c.Metadata, discovery: c.Discovery, events: c.Recorder("garbage-collector-controller"), log: c.Log, graph: newGraph(),
+		metadata: c.Metadata, discovery: c.Discovery, events: c.Recorder("garbage-collector-controller"), log: c.Log, graph: newGraph(), absent: lru.New(maxAbsent),
 		shared: map[schema.GroupVersionResource]cache.SharedIndexInformer{
 			{Version: "v1", Resource: "pods"}:                                      core.Pods().Informer(),
 			{Version: "v1", Resource: "services"}:                                  core.Services().Informer(),
