@@ -63,8 +63,9 @@ type Config struct {
 	FailuresPerHour float64 `json:"failuresPerHour,omitempty"`
 	// SilentZones are the zones whose nodes do nothing, as after a loss of power.
 	SilentZones []string `json:"silentZones,omitempty"`
-	// Writers is how many requests for pods are under way at most, 1 to 256; half as
-	// many, but at least 2, serve heartbeats beside them. Default 16.
+	// Writers is how many requests for pods are under way at most, 1 to 256. Beside them
+	// are those for heartbeats: one for each 5 nodes, 2 to 200. Kubelets do not wait for
+	// each other, so few would make nodes look dead where the server is slow. Default 64.
 	Writers int `json:"writers,omitempty"`
 }
 
@@ -73,7 +74,7 @@ func (c *Config) SetDefaults() {
 	for _, d := range []struct {
 		field *int
 		value int
-	}{{&c.Nodes, 10}, {&c.Zones, 1}, {&c.Writers, 16}} {
+	}{{&c.Nodes, 10}, {&c.Zones, 1}, {&c.Writers, 64}} {
 		if *d.field == 0 {
 			*d.field = d.value
 		}

@@ -46,6 +46,6 @@ const schema = `{
     "stopLatency": {"type": "string", "default": "0s"},
     "failuresPerHour": {"type": "number", "minimum": 0, "default": 0},
     "silentZones": {"type": "array", "items": {"type": "string"}},
-    "writers": {"type": "integer", "minimum": 1, "maximum": 256, "default": 16}
+    "writers": {"type": "integer", "minimum": 1, "maximum": 256, "default": 64}
   }
 }`

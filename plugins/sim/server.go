@@ -73,7 +73,7 @@ func (s *Server) Start(ctx context.Context) error {
 	}
 	s.env.Health.SetStarting("Making the nodes")
 	group, ctx := errgroup.WithContext(ctx)
-	work(ctx, group, s.beats, max(s.config.Writers/2, 2), s.metrics.late("heartbeat"), s.beat)
+	work(ctx, group, s.beats, min(max(s.config.Nodes/5, 2), 200), s.metrics.late("heartbeat"), s.beat)
 	work(ctx, group, s.pods, s.config.Writers, s.metrics.late("pod"), s.play)
 	group.Go(func() error {
 		if err := s.makeNodes(ctx); err != nil || ctx.Err() != nil {

@@ -60,6 +60,9 @@ func kubelet(ctx context.Context, env *resource.Env, node string) (*url.URL, htt
 		return nil, nil, err
 	}
 	base, transport, _, err := env.Kubelets.ConnectionInfo(ctx, obj.(*corev1.Node))
+	if apierrors.IsBadRequest(err) {
+		return nil, nil, err // there can be none
+	}
 	if err != nil {
 		return nil, nil, apierrors.NewInternalError(fmt.Errorf("find kubelet of node %s: %w", node, err))
 	}
