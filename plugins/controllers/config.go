@@ -43,6 +43,10 @@ type Config struct {
 	// TerminatedPodThreshold is how many ended pods may stay before the oldest
 	// are deleted; 0 is no limit. Default 12500.
 	TerminatedPodThreshold *int `json:"terminatedPodThreshold,omitempty"`
+	// LegacyTokenCleanUpPeriod is for how long a service account's token in a secret is
+	// not used before it is refused, and then before the secret is deleted. Default
+	// 8760h, a year; at least 24h.
+	LegacyTokenCleanUpPeriod metav1.Duration `json:"legacyTokenCleanUpPeriod,omitzero"`
 	// HPASyncPeriod is how often each HorizontalPodAutoscaler looks. Default 15s, at
 	// least 100ms.
 	HPASyncPeriod metav1.Duration `json:"hpaSyncPeriod,omitzero"`
@@ -72,6 +76,7 @@ func (c *Config) SetDefaults() {
 		{&c.NodeMonitorPeriod, 5 * time.Second}, {&c.NodeMonitorGracePeriod, 50 * time.Second},
 		{&c.NodeStartupGracePeriod, time.Minute}, {&c.NodeEvictionInterval, 10 * time.Second},
 		{&c.NodeSecondaryEvictionInterval, 100 * time.Second},
+		{&c.LegacyTokenCleanUpPeriod, 365 * 24 * time.Hour},
 		{&c.HPASyncPeriod, 15 * time.Second}, {&c.HPADownscaleStabilization, 5 * time.Minute},
 		{&c.HPACPUInitializationPeriod, 5 * time.Minute}, {&c.HPAInitialReadinessDelay, 30 * time.Second},
 	} {
@@ -121,7 +126,7 @@ func (c *Config) Validate() field.ErrorList {
 	if c.NodeEvictionInterval.Duration < 0 {
 		errs = append(errs, field.Invalid(field.NewPath("nodeEvictionInterval"), c.NodeEvictionInterval.Duration.String(), "must not be negative"))
 	}
-	errs = append(errs, c.validateZones()...)
+	errs = append(errs, c.validateOthers()...)
 	if n := c.NodeCIDRMaskSizeIPv4; n < 1 || n > 32 {
 		errs = append(errs, field.Invalid(field.NewPath("nodeCIDRMaskSizeIPv4"), n, "must be from 1 to 32"))
 	}
@@ -134,8 +139,11 @@ func (c *Config) Validate() field.ErrorList {
 	return append(errs, c.validateHPA()...)
 }
 
-func (c *Config) validateZones() field.ErrorList {
+func (c *Config) validateOthers() field.ErrorList {
 	var errs field.ErrorList
+	if d := c.LegacyTokenCleanUpPeriod.Duration; d < 24*time.Hour {
+		errs = append(errs, field.Invalid(field.NewPath("legacyTokenCleanUpPeriod"), d.String(), "must be at least 24h"))
+	}
 	if d := c.NodeSecondaryEvictionInterval.Duration; d < 0 {
 		errs = append(errs, field.Invalid(field.NewPath("nodeSecondaryEvictionInterval"), d.String(), "must not be negative"))
 	}

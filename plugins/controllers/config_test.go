@@ -16,6 +16,7 @@ func TestConfig(t *testing.T) {
 		{"grace shorter than the period", `{"nodeMonitorPeriod":"10s","nodeMonitorGracePeriod":"5s"}`, "nodeMonitorGracePeriod"},
 		{"mask", `{"nodeCIDRMaskSizeIPv4":33}`, "nodeCIDRMaskSizeIPv4"},
 		{"share of a zone", `{"unhealthyZoneThreshold":1.5}`, "unhealthyZoneThreshold"},
+		{"tokens of a moment", `{"legacyTokenCleanUpPeriod":"1h"}`, "legacyTokenCleanUpPeriod"},
 		{"size of a zone", `{"largeClusterSizeThreshold":-1}`, "largeClusterSizeThreshold"},
 		{"autoscaling", `{"hpaTolerance":0,"hpaSyncPeriod":"30s"}`, ""},
 		{"autoscaling too often", `{"hpaSyncPeriod":"1ms"}`, "hpaSyncPeriod"},

@@ -9,6 +9,8 @@ import (
 	"keelson.dev/keelson/plugins/controllers/internal/attach"
 	"keelson.dev/keelson/plugins/controllers/internal/autoscaling"
 	"keelson.dev/keelson/plugins/controllers/internal/binder"
+	"keelson.dev/keelson/plugins/controllers/internal/bootstrap"
+	"keelson.dev/keelson/plugins/controllers/internal/certificates"
 	"keelson.dev/keelson/plugins/controllers/internal/control"
 	"keelson.dev/keelson/plugins/controllers/internal/daemonset"
 	"keelson.dev/keelson/plugins/controllers/internal/deployment"
@@ -25,6 +27,7 @@ import (
 	"keelson.dev/keelson/plugins/controllers/internal/replicaset"
 	"keelson.dev/keelson/plugins/controllers/internal/resourcequota"
 	"keelson.dev/keelson/plugins/controllers/internal/statefulset"
+	"keelson.dev/keelson/plugins/controllers/internal/tokens"
 )
 
 // controller is a part of the server: made with its handlers registered, then
@@ -145,6 +148,28 @@ var definitions = []definition{
 	{name: "pvcprotection", make: plain(protection.NewClaims)},
 	{name: "pvprotection", make: plain(protection.NewVolumes)},
 	{name: "vacprotection", make: plain(protection.NewClasses)},
+	{
+		name: "csrapproving", make: plain(certificates.NewApprover),
+		rules: []rbacv1.PolicyRule{
+			allow("certificates.k8s.io", "update", "certificatesigningrequests/approval"), allow("authorization.k8s.io", "create", "subjectaccessreviews"),
+			forSigner("approve", "kubernetes.io/kube-apiserver-client-kubelet"),
+		},
+	},
+	{name: "tokencleaner", make: plain(bootstrap.NewCleaner)},
+	{name: "bootstrapsigner", make: plain(bootstrap.NewSigner), rules: []rbacv1.PolicyRule{allow("", "create,update", "configmaps")}},
+	{name: "serviceaccounttoken", make: plain(tokens.NewRemoval)},
+	{
+		name: "legacyserviceaccounttokencleaner",
+		make: func(c *control.Context, cfg *Config) (controller, error) {
+			return tokens.NewUnused(c, cfg.LegacyTokenCleanUpPeriod.Duration)
+		},
+	},
+	{
+		name: "servingbundle", make: plain(accounts.NewBundle),
+		rules: []rbacv1.PolicyRule{
+			allow("certificates.k8s.io", "create,update", "clustertrustbundles"), forSigner("attest", "kubernetes.io/kube-apiserver-serving"),
+		},
+	},
 	{
 		name: "horizontalpodautoscaling",
 		make: func(c *control.Context, cfg *Config) (controller, error) {

@@ -46,6 +46,11 @@ func allow(group, verbs string, resources ...string) rbacv1.PolicyRule {
 	return rbacv1.PolicyRule{APIGroups: []string{group}, Resources: resources, Verbs: strings.Split(verbs, ",")}
 }
 
+// forSigner is a rule for what is done in the name of one signer of certificates.
+func forSigner(verb, signer string) rbacv1.PolicyRule {
+	return rbacv1.PolicyRule{APIGroups: []string{"certificates.k8s.io"}, Resources: []string{"signers"}, ResourceNames: []string{signer}, Verbs: []string{verb}}
+}
+
 const schema = `{
   "$schema": "https://json-schema.org/draft/2020-12/schema",
   "type": "object",
@@ -62,6 +67,7 @@ const schema = `{
     "nodeCIDRMaskSizeIPv4": {"type": "integer", "default": 24},
     "nodeCIDRMaskSizeIPv6": {"type": "integer", "default": 64},
     "terminatedPodThreshold": {"type": "integer", "default": 12500},
+    "legacyTokenCleanUpPeriod": {"type": "string", "default": "8760h"},
     "hpaSyncPeriod": {"type": "string", "default": "15s"},
     "hpaDownscaleStabilization": {"type": "string", "default": "5m"},
     "hpaTolerance": {"type": "number", "default": 0.1},
