@@ -35,13 +35,6 @@ func TestCredentials(t *testing.T) {
 	t.Run("trust bundle", func(t *testing.T) { c.in(t).trustBundle() })
 }
 
-func (c *cluster) must(err error) {
-	c.t.Helper()
-	if err != nil {
-		c.t.Fatal(err)
-	}
-}
-
 func (c *cluster) secret(s *corev1.Secret) {
 	c.t.Helper()
 	_, err := c.admin.CoreV1().Secrets(s.Namespace).Create(c.ctx, s, metav1.CreateOptions{})
