@@ -29,7 +29,7 @@ func TestAttach(t *testing.T) {
 		c.nodeStatus(name, `{"conditions":[{"type":"Ready","status":"True"}]}`)
 	}
 	c.volume("disk", "d", "1Gi", csi)
-	c.claim("disk", ptr.To("d"), "1Gi")
+	c.claim("disk", new("d"), "1Gi")
 	c.claimIs("disk", corev1.ClaimBound, "disk")
 
 	c.pod("first", "n1", "disk")
@@ -73,7 +73,7 @@ func TestAttach(t *testing.T) {
 
 	// A driver that attaches nothing gets no attachments, and loses those it has.
 	_, err = c.admin.StorageV1().CSIDrivers().Create(c.ctx, &storagev1.CSIDriver{ObjectMeta: metav1.ObjectMeta{Name: driver},
-		Spec: storagev1.CSIDriverSpec{AttachRequired: ptr.To(false)}}, metav1.CreateOptions{})
+		Spec: storagev1.CSIDriverSpec{AttachRequired: new(false)}}, metav1.CreateOptions{})
 	c.must(err)
 	c.eventually("no attachment is left", func() string {
 		vas, err := c.admin.StorageV1().VolumeAttachments().List(c.ctx, metav1.ListOptions{})
@@ -141,14 +141,14 @@ func (c *cluster) dropPod(name string) {
 
 // testEphemeral: pods get their own claims, and no others.
 func testEphemeral(c *cluster) {
-	c.claim("taken-scratch", ptr.To(""), "1Gi")
+	c.claim("taken-scratch", new(""), "1Gi")
 	for _, name := range []string{"worker", "taken"} {
 		pod := quotaPod(name, nil)
 		pod.Spec.Volumes = []corev1.Volume{{Name: "scratch", VolumeSource: corev1.VolumeSource{Ephemeral: &corev1.EphemeralVolumeSource{
 			VolumeClaimTemplate: &corev1.PersistentVolumeClaimTemplate{
 				ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"a": "b"}},
 				Spec: corev1.PersistentVolumeClaimSpec{AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
-					StorageClassName: ptr.To(""), Resources: corev1.VolumeResourceRequirements{Requests: list("storage", "1Gi")}},
+					StorageClassName: new(""), Resources: corev1.VolumeResourceRequirements{Requests: list("storage", "1Gi")}},
 			}}}}}
 		_, err := c.admin.CoreV1().Pods("default").Create(c.ctx, pod, metav1.CreateOptions{})
 		c.must(err)
@@ -181,7 +181,7 @@ func testExpanded(c *cluster) {
 	c.volume("grower", "made", "1Gi", csi, func(v *corev1.PersistentVolume) {
 		v.Spec.ClaimRef = &corev1.ObjectReference{Namespace: "default", Name: "grower"}
 	})
-	c.claim("grower", ptr.To("made"), "1Gi")
+	c.claim("grower", new("made"), "1Gi")
 	c.claimIs("grower", corev1.ClaimBound, "grower")
 	_, err := c.admin.CoreV1().PersistentVolumeClaims("default").Patch(c.ctx, "grower", types.MergePatchType,
 		[]byte(`{"spec":{"resources":{"requests":{"storage":"2Gi"}}}}`), metav1.PatchOptions{})
@@ -210,7 +210,7 @@ func TestResourceClaims(t *testing.T) {
 		c.must(err)
 		return pod
 	}
-	pod := makePod("user", corev1.PodResourceClaim{Name: "g", ResourceClaimTemplateName: ptr.To("tpl")}, corev1.PodResourceClaim{Name: "h", ResourceClaimTemplateName: ptr.To("tpl")})
+	pod := makePod("user", corev1.PodResourceClaim{Name: "g", ResourceClaimTemplateName: new("tpl")}, corev1.PodResourceClaim{Name: "h", ResourceClaimTemplateName: new("tpl")})
 	c.told("Pod", "user", "FailedResourceClaimCreation", `PodResourceClaim g: resource claim template "tpl": resourceclaimtemplates.resource.k8s.io "tpl" not found`)
 	_, err = devices.ResourceClaimTemplates("default").Create(c.ctx, &resourcev1.ResourceClaimTemplate{ObjectMeta: metav1.ObjectMeta{Name: "tpl"},
 		Spec: resourcev1.ResourceClaimTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"a": "b"}}, Spec: spec}}, metav1.CreateOptions{})

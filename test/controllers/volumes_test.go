@@ -67,7 +67,7 @@ func (c *cluster) must(err error) {
 
 func (c *cluster) class(name, provisioner string, mode storagev1.VolumeBindingMode, isDefault bool) {
 	c.t.Helper()
-	class := &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: name}, Provisioner: provisioner, VolumeBindingMode: &mode, AllowVolumeExpansion: ptr.To(true)}
+	class := &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: name}, Provisioner: provisioner, VolumeBindingMode: &mode, AllowVolumeExpansion: new(true)}
 	if isDefault {
 		class.Annotations = map[string]string{"storageclass.kubernetes.io/is-default-class": "true"}
 	}
@@ -222,7 +222,7 @@ func TestVolumes(t *testing.T) {
 }
 
 func testBoundByClass(c *cluster) {
-	c.claim("plain", ptr.To("a"), "2Gi")
+	c.claim("plain", new("a"), "2Gi")
 	c.claimIs("plain", corev1.ClaimPending, "")
 	c.volume("a-small", "a", "1Gi")
 	c.volume("a-fit", "a", "3Gi")
@@ -241,7 +241,7 @@ func testBoundByClass(c *cluster) {
 }
 
 func testRequested(c *cluster) {
-	c.claim("named", ptr.To("b"), "1Gi", func(p *corev1.PersistentVolumeClaim) { p.Spec.VolumeName = "b1" })
+	c.claim("named", new("b"), "1Gi", func(p *corev1.PersistentVolumeClaim) { p.Spec.VolumeName = "b1" })
 	c.volume("b1", "b", "5Gi")
 	claim := c.claimIs("named", corev1.ClaimBound, "b1")
 	if _, ok := claim.Annotations["pv.kubernetes.io/bound-by-controller"]; ok {
@@ -251,15 +251,15 @@ func testRequested(c *cluster) {
 		v.Spec.ClaimRef = &corev1.ObjectReference{Namespace: "default", Name: "meant"}
 	})
 	c.volumeIs("b2", corev1.VolumeAvailable)
-	c.claim("meant", ptr.To("b"), "1Gi")
+	c.claim("meant", new("b"), "1Gi")
 	c.claimIs("meant", corev1.ClaimBound, "b2")
 	if v := c.volumeIs("b2", corev1.VolumeBound); v.Annotations["pv.kubernetes.io/bound-by-controller"] != "" || v.Spec.ClaimRef.UID == "" {
 		c.t.Errorf("volume is %+v", v)
 	}
-	c.claim("second", ptr.To("b"), "1Gi", func(p *corev1.PersistentVolumeClaim) { p.Spec.VolumeName = "b2" })
+	c.claim("second", new("b"), "1Gi", func(p *corev1.PersistentVolumeClaim) { p.Spec.VolumeName = "b2" })
 	c.told("PersistentVolumeClaim", "second", "FailedBinding", `volume "b2" already bound to a different claim.`)
 	c.volume("b3", "b", "1Gi")
-	c.claim("large", ptr.To("b"), "2Gi", func(p *corev1.PersistentVolumeClaim) { p.Spec.VolumeName = "b3" })
+	c.claim("large", new("b"), "2Gi", func(p *corev1.PersistentVolumeClaim) { p.Spec.VolumeName = "b3" })
 	c.told("PersistentVolumeClaim", "large", "VolumeMismatch", `Cannot bind to requested volume "b3": requested PV is too small`)
 	c.dropClaim("second", "large")
 }
@@ -282,13 +282,13 @@ func testReclaimed(c *cluster) {
 	_, err := c.admin.CoreV1().PersistentVolumes().Patch(c.ctx, "v-r1", types.MergePatchType, []byte(`{"spec":{"claimRef":null}}`), metav1.PatchOptions{})
 	c.must(err)
 	c.volumeIs("v-r1", corev1.VolumeAvailable)
-	c.claim("again", ptr.To("r1"), "1Gi")
+	c.claim("again", new("r1"), "1Gi")
 	c.claimIs("again", corev1.ClaimBound, "v-r1")
 }
 
 func testLost(c *cluster) {
 	c.volume("fleeting", "l", "1Gi")
-	c.claim("loser", ptr.To("l"), "1Gi")
+	c.claim("loser", new("l"), "1Gi")
 	c.claimIs("loser", corev1.ClaimBound, "fleeting")
 	volumes := c.admin.CoreV1().PersistentVolumes()
 	c.must(volumes.Delete(c.ctx, "fleeting", metav1.DeleteOptions{}))
@@ -307,11 +307,11 @@ func testPending(c *cluster) {
 		class           *string
 		reason, message string
 	}{
-		{"none", ptr.To(""), "FailedBinding", "no persistent volumes available for this claim and no storage class is set"},
-		{"unknown", ptr.To("nosuch"), "ProvisioningFailed", `storageclass.storage.k8s.io "nosuch" not found`},
-		{"builtin", ptr.To("old"), "ProvisioningFailed", "no volume plugin matched name: kubernetes.io/glusterfs"},
-		{"waits", ptr.To("later"), "WaitForFirstConsumer", "waiting for first consumer to be created before binding"},
-		{"external", ptr.To("made"), "ExternalProvisioning", "by the external provisioner '" + driver + "' or manually"},
+		{"none", new(""), "FailedBinding", "no persistent volumes available for this claim and no storage class is set"},
+		{"unknown", new("nosuch"), "ProvisioningFailed", `storageclass.storage.k8s.io "nosuch" not found`},
+		{"builtin", new("old"), "ProvisioningFailed", "no volume plugin matched name: kubernetes.io/glusterfs"},
+		{"waits", new("later"), "WaitForFirstConsumer", "waiting for first consumer to be created before binding"},
+		{"external", new("made"), "ExternalProvisioning", "by the external provisioner '" + driver + "' or manually"},
 	} {
 		c.claim(tt.name, tt.class, "1Gi")
 		c.told("PersistentVolumeClaim", tt.name, tt.reason, tt.message)
@@ -347,7 +347,7 @@ func (c *cluster) pod(name, node string, claims ...string) *corev1.Pod {
 func testProvisioned(c *cluster) {
 	c.provisioner()
 	for i := range 5 {
-		c.claim(fmt.Sprint("made-", i), ptr.To("made"), "1Gi")
+		c.claim(fmt.Sprint("made-", i), new("made"), "1Gi")
 	}
 	var volumes []string
 	for i := range 5 {
@@ -383,7 +383,7 @@ func testProvisioned(c *cluster) {
 // testScheduled: what a scheduler decides for classes that wait for it is carried out.
 func testScheduled(c *cluster) {
 	c.volume("local", "later", "2Gi")
-	c.claim("picked", ptr.To("later"), "1Gi")
+	c.claim("picked", new("later"), "1Gi")
 	c.told("PersistentVolumeClaim", "picked", "WaitForFirstConsumer", "waiting for first consumer")
 	claim := c.claimIs("picked", corev1.ClaimPending, "")
 	c.volumeIs("local", corev1.VolumeAvailable)
@@ -395,7 +395,7 @@ func testScheduled(c *cluster) {
 	c.claimIs("picked", corev1.ClaimBound, "local")
 	c.volumeIs("local", corev1.VolumeBound)
 	// ... or has one made for a node.
-	c.claim("noded", ptr.To("later"), "1Gi")
+	c.claim("noded", new("later"), "1Gi")
 	c.told("PersistentVolumeClaim", "noded", "WaitForFirstConsumer", "waiting for first consumer")
 	_, err = c.admin.CoreV1().PersistentVolumeClaims("default").Patch(c.ctx, "noded", types.MergePatchType,
 		[]byte(`{"metadata":{"annotations":{"volume.kubernetes.io/selected-node":"n1"}}}`), metav1.PatchOptions{})

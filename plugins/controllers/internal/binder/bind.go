@@ -47,10 +47,9 @@ func (b *Controller) bind(ctx context.Context, v *corev1.PersistentVolume, claim
 func (b *Controller) setClaimPhase(ctx context.Context, claim *corev1.PersistentVolumeClaim, phase corev1.PersistentVolumeClaimPhase, v *corev1.PersistentVolume) (*corev1.PersistentVolumeClaim, error) {
 	next := claim.DeepCopy()
 	next.Status.Phase = phase
-	switch {
-	case v == nil:
+	if v == nil {
 		next.Status.AccessModes, next.Status.Capacity = nil, nil
-	default:
+	} else {
 		if !slices.Equal(next.Status.AccessModes, v.Spec.AccessModes) {
 			next.Status.AccessModes = v.Spec.AccessModes
 		}

@@ -6,7 +6,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/utils/ptr"
 )
 
 type volumeOption func(*corev1.PersistentVolume)
@@ -26,7 +25,7 @@ func testVolume(name, size string, options ...volumeOption) *corev1.PersistentVo
 func testClaim(change func(*corev1.PersistentVolumeClaim)) *corev1.PersistentVolumeClaim {
 	c := &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "data", UID: "1"}}
 	c.Spec.AccessModes = []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}
-	c.Spec.StorageClassName = ptr.To("fast")
+	c.Spec.StorageClassName = new("fast")
 	c.Spec.Resources.Requests = corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("2Gi")}
 	if change != nil {
 		change(c)
@@ -47,8 +46,8 @@ func meantFor(name string) volumeOption {
 
 func TestBest(t *testing.T) {
 	labelled := func(v *corev1.PersistentVolume) { v.Labels = map[string]string{"tier": "gold"} }
-	block := func(v *corev1.PersistentVolume) { v.Spec.VolumeMode = ptr.To(corev1.PersistentVolumeBlock) }
-	vac := func(v *corev1.PersistentVolume) { v.Spec.VolumeAttributesClassName = ptr.To("quick") }
+	block := func(v *corev1.PersistentVolume) { v.Spec.VolumeMode = new(corev1.PersistentVolumeBlock) }
+	vac := func(v *corev1.PersistentVolume) { v.Spec.VolumeAttributesClassName = new("quick") }
 	class := func(name string) volumeOption {
 		return func(v *corev1.PersistentVolume) { v.Spec.StorageClassName = name }
 	}
@@ -76,13 +75,13 @@ func TestBest(t *testing.T) {
 		{name: "fewest access modes before size", volumes: []*corev1.PersistentVolume{
 			testVolume("many", "2Gi", modes(corev1.ReadWriteOnce, corev1.ReadWriteMany)), testVolume("once", "5Gi")}, want: "once"},
 		{name: "mode", volumes: []*corev1.PersistentVolume{testVolume("block", "2Gi", block)}},
-		{name: "block mode", claim: func(c *corev1.PersistentVolumeClaim) { c.Spec.VolumeMode = ptr.To(corev1.PersistentVolumeBlock) },
+		{name: "block mode", claim: func(c *corev1.PersistentVolumeClaim) { c.Spec.VolumeMode = new(corev1.PersistentVolumeBlock) },
 			volumes: []*corev1.PersistentVolume{testVolume("file", "2Gi"), testVolume("block", "4Gi", block)}, want: "block"},
 		{name: "selector", claim: func(c *corev1.PersistentVolumeClaim) {
 			c.Spec.Selector = &metav1.LabelSelector{MatchLabels: map[string]string{"tier": "gold"}}
 		}, volumes: []*corev1.PersistentVolume{testVolume("plain", "2Gi"), testVolume("gold", "7Gi", labelled)}, want: "gold"},
 		{name: "attributes class of the volume only", volumes: []*corev1.PersistentVolume{testVolume("quick", "2Gi", vac)}},
-		{name: "attributes class of both", claim: func(c *corev1.PersistentVolumeClaim) { c.Spec.VolumeAttributesClassName = ptr.To("quick") },
+		{name: "attributes class of both", claim: func(c *corev1.PersistentVolumeClaim) { c.Spec.VolumeAttributesClassName = new("quick") },
 			volumes: []*corev1.PersistentVolume{testVolume("plain", "2Gi"), testVolume("quick", "4Gi", vac)}, want: "quick"},
 		{name: "meant for it before smaller ones", volumes: []*corev1.PersistentVolume{testVolume("free", "2Gi"), testVolume("meant", "8Gi", meantFor("data"),
 			modes(corev1.ReadWriteOnce, corev1.ReadOnlyMany))}, want: "meant"},
@@ -123,9 +122,9 @@ func TestMismatch(t *testing.T) {
 			v.Spec.Capacity[corev1.ResourceStorage] = resource.MustParse("1Gi")
 		}, want: "requested PV is too small"},
 		{name: "class", claim: func(c *corev1.PersistentVolumeClaim) { c.Spec.StorageClassName = nil }, want: "storageClassName does not match"},
-		{name: "attributes class", claim: func(c *corev1.PersistentVolumeClaim) { c.Spec.VolumeAttributesClassName = ptr.To("x") },
+		{name: "attributes class", claim: func(c *corev1.PersistentVolumeClaim) { c.Spec.VolumeAttributesClassName = new("x") },
 			want: "volumeAttributesClassName does not match"},
-		{name: "mode", claim: func(c *corev1.PersistentVolumeClaim) { c.Spec.VolumeMode = ptr.To(corev1.PersistentVolumeBlock) }, want: "incompatible volumeMode"},
+		{name: "mode", claim: func(c *corev1.PersistentVolumeClaim) { c.Spec.VolumeMode = new(corev1.PersistentVolumeBlock) }, want: "incompatible volumeMode"},
 		{name: "access", volume: func(v *corev1.PersistentVolume) { v.Spec.AccessModes = nil }, want: "incompatible accessMode"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

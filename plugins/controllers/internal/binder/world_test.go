@@ -19,7 +19,6 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/component-helpers/storage/volume"
-	"k8s.io/utils/ptr"
 
 	"keelson.dev/keelson/plugins/controllers/internal/control"
 )
@@ -236,7 +235,7 @@ func (w *world) pick(options ...string) string { return options[w.random.IntN(le
 func (w *world) newClaim(name string) *corev1.PersistentVolumeClaim {
 	c := &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: types.UID(fmt.Sprint("c", w.version))}}
 	c.Spec.AccessModes = []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}
-	c.Spec.StorageClassName = ptr.To(w.pick("", "", "now", "later"))
+	c.Spec.StorageClassName = new(w.pick("", "", "now", "later"))
 	c.Spec.Resources.Requests = corev1.ResourceList{corev1.ResourceStorage: resource.MustParse(w.pick("1Gi", "2Gi", "3Gi"))}
 	c.Status.Phase = corev1.ClaimPending
 	return c

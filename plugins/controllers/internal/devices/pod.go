@@ -13,7 +13,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/dynamic-resource-allocation/resourceclaim"
-	"k8s.io/utils/ptr"
 
 	"keelson.dev/keelson/plugins/controllers/internal/control"
 )
@@ -115,7 +114,7 @@ func claimFor(pod *corev1.Pod, pc *corev1.PodResourceClaim, t *resourcev1.Resour
 	return &resourcev1.ResourceClaim{
 		ObjectMeta: metav1.ObjectMeta{
 			GenerateName: pod.Name + "-" + pc.Name + "-", Namespace: pod.Namespace, Labels: t.Spec.Labels, Annotations: annotations,
-			OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID, Controller: ptr.To(true)}},
+			OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID, Controller: new(true)}},
 		},
 		Spec: t.Spec.Spec,
 	}

@@ -90,11 +90,13 @@ func (e *Controller) provide(ctx context.Context, pod *corev1.Pod, v *corev1.Vol
 		e.check(pod, v, claim)
 		return nil
 	}
-	created, err := e.client.CoreV1().PersistentVolumeClaims(pod.Namespace).Create(ctx, claimFor(pod, v), metav1.CreateOptions{})
-	if apierrors.IsAlreadyExists(err) { // the cache is behind
-		if created, err = e.client.CoreV1().PersistentVolumeClaims(pod.Namespace).Get(ctx, name, metav1.GetOptions{}); err == nil {
-			e.check(pod, v, created)
-		}
+	_, err = e.client.CoreV1().PersistentVolumeClaims(pod.Namespace).Create(ctx, claimFor(pod, v), metav1.CreateOptions{})
+	if !apierrors.IsAlreadyExists(err) {
+		return err
+	}
+	claim, err := e.client.CoreV1().PersistentVolumeClaims(pod.Namespace).Get(ctx, name, metav1.GetOptions{}) // the cache is behind
+	if err == nil {
+		e.check(pod, v, claim)
 	}
 	return err
 }
