@@ -12,6 +12,7 @@ import (
 	"keelson.dev/keelson/plugins/controllers/internal/bootstrap"
 	"keelson.dev/keelson/plugins/controllers/internal/certificates"
 	"keelson.dev/keelson/plugins/controllers/internal/control"
+	"keelson.dev/keelson/plugins/controllers/internal/cronjob"
 	"keelson.dev/keelson/plugins/controllers/internal/daemonset"
 	"keelson.dev/keelson/plugins/controllers/internal/deployment"
 	"keelson.dev/keelson/plugins/controllers/internal/devices"
@@ -20,6 +21,7 @@ import (
 	"keelson.dev/keelson/plugins/controllers/internal/ephemeral"
 	"keelson.dev/keelson/plugins/controllers/internal/expand"
 	"keelson.dev/keelson/plugins/controllers/internal/garbage"
+	"keelson.dev/keelson/plugins/controllers/internal/job"
 	"keelson.dev/keelson/plugins/controllers/internal/namespaces"
 	"keelson.dev/keelson/plugins/controllers/internal/nodes"
 	"keelson.dev/keelson/plugins/controllers/internal/podgc"
@@ -28,6 +30,7 @@ import (
 	"keelson.dev/keelson/plugins/controllers/internal/resourcequota"
 	"keelson.dev/keelson/plugins/controllers/internal/statefulset"
 	"keelson.dev/keelson/plugins/controllers/internal/tokens"
+	"keelson.dev/keelson/plugins/controllers/internal/ttlafterfinished"
 )
 
 // controller is a part of the server: made with its handlers registered, then
@@ -98,6 +101,15 @@ var definitions = []definition{
 			allow("", "create,update", "pods"),
 		},
 	},
+	{
+		name: "job", make: plain(job.New),
+		rules: []rbacv1.PolicyRule{allow("batch", "update", "jobs/status", "jobs/finalizers"), allow("", "create,update", "pods")},
+	},
+	{
+		name: "cronjob", make: plain(cronjob.New),
+		rules: []rbacv1.PolicyRule{allow("batch", "update", "cronjobs/status", "cronjobs/finalizers"), allow("batch", "create", "jobs")},
+	},
+	{name: "ttlafterfinished", make: plain(ttlafterfinished.New)},
 	{
 		name: "endpointslice", make: plain(endpoints.NewSlices),
 		rules: []rbacv1.PolicyRule{

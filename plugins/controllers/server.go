@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -130,6 +131,9 @@ func (s *Server) created() map[runtimeschema.GroupVersionResource]cache.Store {
 	// An informer that no controller has asked for is not started, and never catches up.
 	if s.controllers["endpointslice"] != nil || s.controllers["endpointslicemirroring"] != nil {
 		out[discoveryv1.SchemeGroupVersion.WithResource("endpointslices")] = f.Discovery().V1().EndpointSlices().Informer().GetStore()
+	}
+	if s.controllers["job"] != nil { // which counts pods on top of what it counted before
+		out[batchv1.SchemeGroupVersion.WithResource("jobs")] = f.Batch().V1().Jobs().Informer().GetStore()
 	}
 	return out
 }

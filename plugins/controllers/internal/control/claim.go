@@ -19,6 +19,8 @@ type Claimer struct {
 	Owner    metav1.Object
 	Kind     schema.GroupVersionKind
 	Selector labels.Selector
+	// Finalizer, if not empty, is put on what is adopted and taken off what is released.
+	Finalizer string
 	// Fresh reads the owner from the API server, so that nothing is adopted on
 	// behalf of an owner deleted meanwhile. It is called before the first
 	// adoption only.
@@ -79,9 +81,11 @@ func (c *Claimer) adopt(ctx context.Context, o metav1.Object) error {
 		return fmt.Errorf("adopt %s: %w", Key(o), err)
 	}
 	ref := metav1.NewControllerRef(c.Owner, c.Kind)
-	data, err := json.Marshal(map[string]any{"metadata": map[string]any{
-		"uid": o.GetUID(), "ownerReferences": []any{ref},
-	}})
+	meta := map[string]any{"uid": o.GetUID(), "ownerReferences": []any{ref}}
+	if c.Finalizer != "" {
+		meta["finalizers"] = []string{c.Finalizer}
+	}
+	data, err := json.Marshal(map[string]any{"metadata": meta})
 	if err != nil {
 		return fmt.Errorf("adopt %s: %w", Key(o), err)
 	}
@@ -109,7 +113,7 @@ func (c *Claimer) mayAdopt(ctx context.Context) error {
 }
 
 func (c *Claimer) release(ctx context.Context, o metav1.Object) error {
-	data, err := ReleasePatch(o.GetUID(), c.Owner.GetUID())
+	data, err := releasePatch(o.GetUID(), c.Finalizer, c.Owner.GetUID())
 	if err != nil {
 		return err
 	}
@@ -128,11 +132,19 @@ func (c *Claimer) release(ctx context.Context, o metav1.Object) error {
 // ReleasePatch is a strategic merge patch that removes owners from the object
 // with the given uid.
 func ReleasePatch(uid types.UID, owners ...types.UID) ([]byte, error) {
+	return releasePatch(uid, "", owners...)
+}
+
+func releasePatch(uid types.UID, finalizer string, owners ...types.UID) ([]byte, error) {
 	refs := make([]any, 0, len(owners))
 	for _, o := range owners {
 		refs = append(refs, map[string]any{"$patch": "delete", "uid": o})
 	}
-	data, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": uid, "ownerReferences": refs}})
+	meta := map[string]any{"uid": uid, "ownerReferences": refs}
+	if finalizer != "" {
+		meta["$deleteFromPrimitiveList/finalizers"] = []string{finalizer}
+	}
+	data, err := json.Marshal(map[string]any{"metadata": meta})
 	if err != nil {
 		return nil, fmt.Errorf("encode release of %s: %w", uid, err)
 	}
