@@ -220,6 +220,44 @@ func (c *nodeCache) confirm(pod *corev1.Pod) bool {
 	return true
 }
 
+// refresh takes in a pod's new status, of which nothing is counted.
+func (c *nodeCache) refresh(pod *corev1.Pod) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if at := c.pods[pod.UID]; at != nil {
+		info := *at.info
+		info.pod = pod
+		at.info = &info
+		c.nodes[at.node].pods[pod.UID] = &info
+	}
+}
+
+// info is the pod as it counts. Nil: it does not.
+func (c *nodeCache) info(uid types.UID) *podInfo {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if at := c.pods[uid]; at != nil {
+		return at.info
+	}
+	return nil
+}
+
+// where is the node that the pod is on. "": none.
+func (c *nodeCache) where(uid types.UID) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if at := c.pods[uid]; at != nil {
+		return at.node
+	}
+	return ""
+}
+
+func (c *nodeCache) nominatedTo(uid types.UID) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.nominated[uid]
+}
+
 // countsAs tells whether two versions of a pod count the same. Of what else
 // counts nothing can change once a pod is made.
 func countsAs(a, b *corev1.Pod) bool {

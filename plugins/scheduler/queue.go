@@ -3,6 +3,7 @@ package scheduler
 import (
 	"container/heap"
 	"context"
+	"math/bits"
 	"sync"
 	"time"
 
@@ -54,6 +55,7 @@ type queue struct {
 	mu      sync.Mutex
 	all     map[types.UID]*queued // guarded by mu, like the rest
 	parked  map[*queued]struct{}  // those of all that are unschedulable
+	blamed  [32]int               // parked pods by filter
 	flying  map[*queued]struct{}  // those of all that are in flight
 	active  podHeap
 	backoff podHeap
@@ -131,7 +133,7 @@ func (q *queue) remove(uid types.UID) {
 		return
 	}
 	delete(q.all, uid)
-	delete(q.parked, x)
+	q.unpark(x)
 	switch x.place {
 	case inActive:
 		q.active.remove(x)
@@ -216,27 +218,75 @@ func (q *queue) delay(attempts int) time.Duration {
 // event revives the unschedulable pods that one of the filters had rejected.
 func (q *queue) event(helps filterSet) { q.eventFor(helps, nil) }
 
-// eventFor is event for those pods only that hint says it may help; nil is all.
-// The hint is asked for each pod that waits for one of the filters, and must not
-// call the queue.
-func (q *queue) eventFor(helps filterSet, hint func(*podInfo) bool) {
+// eventFor is event for those pods only that help says it may help; nil is all.
+// It is asked for each pod that waits for one of the filters, and must not call the
+// queue.
+func (q *queue) eventFor(helps filterSet, help func(*podInfo) bool) {
+	if help == nil {
+		q.eventBy(helps, nil)
+		return
+	}
+	q.eventBy(helps, func(p *podInfo, _ filterSet) bool { return help(p) })
+}
+
+// eventBy is eventFor with a hint that is told the filters in question too.
+func (q *queue) eventBy(helps filterSet, h hint) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for x := range q.flying {
-		if hint == nil || hint(x.info) {
+		if h == nil {
 			x.moved |= helps
+			continue
+		}
+		for left := helps &^ x.moved; left != 0; left &= left - 1 {
+			if f := left & -left; h(x.info, f) {
+				x.moved |= f
+			}
 		}
 	}
+	if q.waiting(helps) == 0 {
+		return
+	}
 	for x := range q.parked {
-		if x.blame&helps != 0 && (hint == nil || hint(x.info)) {
+		if f := x.blame & helps; f != 0 && (h == nil || h(x.info, f)) {
 			q.revive(x)
 		}
+	}
+}
+
+// concerns tells whether there is any pod that an event may help.
+func (q *queue) concerns(helps filterSet) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.flying) > 0 || q.waiting(helps) > 0
+}
+
+// waiting is at least one if a parked pod is blamed on one of the filters.
+func (q *queue) waiting(helps filterSet) int {
+	n := 0
+	for f := helps; f != 0; f &= f - 1 {
+		n += q.blamed[bits.TrailingZeros32(uint32(f))]
+	}
+	return n
+}
+
+func (q *queue) unpark(x *queued) {
+	if _, ok := q.parked[x]; ok {
+		delete(q.parked, x)
+		q.tally(x.blame, -1)
+	}
+}
+
+func (q *queue) tally(blame filterSet, by int) {
+	for f := blame; f != 0; f &= f - 1 {
+		q.blamed[bits.TrailingZeros32(uint32(f))] += by
 	}
 }
 
 func (q *queue) park(x *queued) {
 	x.place, x.parked = inUnschedulable, q.now()
 	q.parked[x] = struct{}{}
+	q.tally(x.blame, 1)
 }
 
 func (q *queue) activate(x *queued) {
@@ -253,7 +303,7 @@ func (q *queue) activate(x *queued) {
 }
 
 func (q *queue) revive(x *queued) {
-	delete(q.parked, x)
+	q.unpark(x)
 	if !x.ready.After(q.now()) {
 		q.activate(x)
 		return

@@ -2,7 +2,6 @@ package scheduler
 
 import (
 	"context"
-	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -284,26 +283,3 @@ func TestBackoffDoubles(t *testing.T) {
 		t.Errorf("delays are %s", s)
 	}
 }
-
-func benchmarkDecide(b *testing.B, nodes int, opts ...podOption) {
-	c := newCache()
-	for i := range nodes {
-		c.setNode(newNode(fmt.Sprintf("node-%d", i), "1000000", "1000000Gi", maxPods("1000000"), nodeLabel(corev1.LabelTopologyZone, fmt.Sprint(i%3))))
-	}
-	pods := make([]*podInfo, b.N)
-	for i := range pods {
-		pods[i] = newPodInfo(newPod(fmt.Sprint("p", i), append([]podOption{requests("100m", "100Mi"), owned("rs"), labelled("app", "w")}, opts...)...))
-	}
-	b.ReportAllocs()
-	b.ResetTimer()
-	for _, p := range pods {
-		if d := c.decide(context.Background(), p, usual); d.node == "" {
-			b.Fatal(d.message)
-		}
-	}
-	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "pods/s")
-}
-
-func BenchmarkDecide1Node(b *testing.B)     { benchmarkDecide(b, 1) }
-func BenchmarkDecide100Nodes(b *testing.B)  { benchmarkDecide(b, 100) }
-func BenchmarkDecide1000Nodes(b *testing.B) { benchmarkDecide(b, 1000) }

@@ -3,6 +3,7 @@ package scheduler
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -361,11 +362,11 @@ func (s *Server) nodeChanged(old, cur any) {
 	s.cache.setNode(node)
 	was, ok := old.(*corev1.Node)
 	if !ok {
-		s.queue.event(allFilters)
+		s.wake(allFilters, s.afterNode(node.Name))
 		return
 	}
 	if helps := nodeDifference(was, node); helps != 0 {
-		s.queue.event(helps)
+		s.wake(helps, s.afterNode(node.Name))
 	}
 }
 
@@ -434,18 +435,23 @@ func (s *Server) podPlaced(old any, pod *corev1.Pod) {
 	s.considerLate(pod.UID)
 	s.queue.remove(pod.UID)
 	if was != nil && was.Spec.NodeName == pod.Spec.NodeName && !placementChanged(was, pod) {
-		return // its status: nothing that is counted
+		s.cache.refresh(pod) // its status: nothing that is counted
+		return
 	}
+	var info *podInfo
 	if !s.cache.confirm(pod) {
-		s.cache.setPod(newPodInfo(pod))
+		info = newPodInfo(pod)
+		s.cache.setPod(info)
+	} else {
+		info = s.cache.info(pod.UID)
 	}
 	switch {
 	case s.shadow.isOn(): // it may have counted elsewhere until now
 		s.queue.event(allFilters)
 	case was == nil || was.Spec.NodeName == "":
-		s.queue.event(filterInterPodAffinity | filterPodTopologySpread)
+		s.wake(nearFilters, afterArrival(info))
 	default:
-		s.queue.event(filterInterPodAffinity | filterPodTopologySpread | filterNodeResourcesFit)
+		s.wake(nearFilters|filterNodeResourcesFit, s.afterChange(newPodInfo(was), info, pod.Spec.NodeName))
 	}
 }
 
@@ -457,16 +463,13 @@ func placementChanged(old, cur *corev1.Pod) bool {
 
 // sameAllocation tells whether an in-place resize has changed what counts.
 func sameAllocation(old, cur *corev1.Pod) bool {
-	if len(old.Status.ContainerStatuses) != len(cur.Status.ContainerStatuses) {
-		return false
-	}
-	for i := range cur.Status.ContainerStatuses {
-		a, b := &old.Status.ContainerStatuses[i], &cur.Status.ContainerStatuses[i]
-		if !equality.Semantic.DeepEqual(a.AllocatedResources, b.AllocatedResources) || !equality.Semantic.DeepEqual(a.Resources, b.Resources) {
-			return false
-		}
-	}
-	return true
+	return slices.EqualFunc(old.Status.ContainerStatuses, cur.Status.ContainerStatuses, sameResources) &&
+		slices.EqualFunc(old.Status.InitContainerStatuses, cur.Status.InitContainerStatuses, sameResources) &&
+		equality.Semantic.DeepEqual(old.Status.Resources, cur.Status.Resources)
+}
+
+func sameResources(a, b corev1.ContainerStatus) bool {
+	return equality.Semantic.DeepEqual(a.AllocatedResources, b.AllocatedResources) && equality.Semantic.DeepEqual(a.Resources, b.Resources)
 }
 
 func (s *Server) podDeleted(obj any) {
@@ -477,7 +480,15 @@ func (s *Server) podDeleted(obj any) {
 
 func (s *Server) podGone(pod *corev1.Pod) {
 	s.queue.remove(pod.UID)
-	if s.cache.removePod(pod.UID) {
-		s.queue.event(filterNodeResourcesFit | filterNodePorts | filterPodTopologySpread | filterInterPodAffinity | filterVolumeRestrictions | filterNodeVolumeLimits)
+	at, nominated := s.cache.where(pod.UID), s.cache.nominatedTo(pod.UID)
+	if !s.cache.removePod(pod.UID) {
+		return
+	}
+	if at == "" {
+		at = nominated
+	}
+	if s.queue.concerns(allFilters) {
+		s.wake(filterNodeResourcesFit|filterNodePorts|filterPodTopologySpread|filterInterPodAffinity|filterVolumeRestrictions|filterNodeVolumeLimits,
+			s.afterLeaving(newPodInfo(pod), at))
 	}
 }

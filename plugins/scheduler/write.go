@@ -51,7 +51,7 @@ func (s *Server) bind(ctx context.Context, x *queued, info *podInfo, d decision,
 	for _, one := range d.parts {
 		one.state.unreserve(d.node)
 	}
-	s.queue.event(filterNodeResourcesFit | filterNodePorts | filterPodTopologySpread | filterInterPodAffinity)
+	s.wake(roomFilters|nearFilters, s.afterLeaving(info, d.node))
 	if no, ok := errors.AsType[*rejection](err); ok {
 		s.fail(ctx, x, info, decision{message: no.Error(), blame: no.filter})
 		return
