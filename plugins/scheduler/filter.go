@@ -59,10 +59,13 @@ type attempt struct {
 	pod     *podInfo
 	profile *profile
 	parts   []concern
-	spread  []spreadState // required
-	social  *socialState  // nil: no required terms anywhere
-	invalid *rejection    // no node will do
-	plain   bool          // it may be on any node that is not special
+	spread  []spreadState  // required
+	social  *socialState   // nil: no required terms anywhere
+	invalid *rejection     // no node will do
+	lacking [32]*rejection // answers of fitsAmong
+	tainted *rejection     // the last answer about a taint, and which
+	taint   corev1.Taint
+	plain   bool // it may be on any node that is not special
 }
 
 var (
@@ -152,7 +155,11 @@ func (a *attempt) fitsItself(n *nodeInfo) *rejection {
 	if len(n.node.Spec.Taints) > 0 && a.on(filterTaintToleration) {
 		taint, bad := schedulinghelper.FindMatchingUntoleratedTaint(quiet, n.node.Spec.Taints, p.Spec.Tolerations, blocksScheduling, true)
 		if bad {
-			return &rejection{[]string{fmt.Sprintf("node(s) had untolerated taint {%s: %s}", taint.Key, taint.Value)}, true, filterTaintToleration}
+			if a.tainted == nil || a.taint.Key != taint.Key || a.taint.Value != taint.Value {
+				a.taint = taint
+				a.tainted = &rejection{[]string{fmt.Sprintf("node(s) had untolerated taint {%s: %s}", taint.Key, taint.Value)}, true, filterTaintToleration}
+			}
+			return a.tainted
 		}
 	}
 	if a.on(filterNodeAffinity) && !a.fitsAffinity(n) {
@@ -193,6 +200,34 @@ func (a *attempt) fitsAmong(n *nodeInfo, pods int) *rejection {
 		req.memory <= max(0, n.allocatable.memory-n.requested.memory) && req.ephemeral == 0 && len(req.other) == 0 {
 		return nil
 	}
+	if len(req.other) > 0 {
+		return a.lacks(n, pods)
+	}
+	// Where many nodes are full, the few different answers are kept.
+	key := 0
+	short := func(bit int, want, all, used int64) {
+		if want > 0 && want > all-used {
+			key |= bit
+			if want > all {
+				key |= 16
+			}
+		}
+	}
+	if pods+1 > n.allowedPods {
+		key = 1
+	}
+	short(2, req.milliCPU, n.allocatable.milliCPU, n.requested.milliCPU)
+	short(4, req.memory, n.allocatable.memory, n.requested.memory)
+	short(8, req.ephemeral, n.allocatable.ephemeral, n.requested.ephemeral)
+	if key != 0 && a.lacking[key] == nil {
+		a.lacking[key] = a.lacks(n, pods)
+	}
+	return a.lacking[key]
+}
+
+// lacks tells what the node has too little of for the pod.
+func (a *attempt) lacks(n *nodeInfo, pods int) *rejection {
+	req := &a.pod.requests
 	no := &rejection{filter: filterNodeResourcesFit}
 	if pods+1 > n.allowedPods {
 		no.reasons = append(no.reasons, reasonTooManyPods)
