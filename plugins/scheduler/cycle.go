@@ -177,32 +177,6 @@ func (c *nodeCache) search(a *attempt) ([]*nodeInfo, *account) {
 	return feasible, why
 }
 
-// verdict is what the filters say of one node.
-type verdict struct {
-	node *corev1.Node
-	no   *rejection // nil: it suits
-}
-
-// explain is what the filters say of every node, for a pod that has none.
-func (c *nodeCache) explain(p *podInfo, pr *profile) []verdict {
-	parts, no := pr.beginParts(p)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	a := newAttempt(c, p, pr, parts)
-	if no != nil {
-		a.invalid = no
-	}
-	out := make([]verdict, 0, len(c.list))
-	for _, n := range c.list {
-		v := verdict{node: n.node, no: a.invalid}
-		if v.no == nil {
-			v.no = a.fits(n)
-		}
-		out = append(out, v)
-	}
-	return out
-}
-
 // enough is how many suitable nodes end the search.
 func enough(total, percentage int) int {
 	if total < minNodes {

@@ -133,7 +133,7 @@ func (a *attempt) count(all []spreadState, needAllKeys bool) {
 	}
 	for i := range all {
 		s := &all[i]
-		if everywhere && !(s.honorAff && a.pod.hasAffinity) && !s.honorTaints {
+		if everywhere && (!s.honorAff || !a.pod.hasAffinity) && !s.honorTaints {
 			s.counts = s.pods.by(s.topo)
 			continue
 		}
