@@ -3,6 +3,7 @@ package scheduler
 import (
 	"context"
 	"fmt"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -36,7 +37,7 @@ func BenchmarkDecide(b *testing.B) {
 						c.setPod(newPodInfo(newPod(fmt.Sprint("low", i, "-", j), requests("1", "1Gi"), onNode(name))))
 					}
 				}
-				opts := append(ordinary[:len(ordinary):len(ordinary)], bb.opts...)
+				opts := append(slices.Clip(ordinary), bb.opts...)
 				var there []*podInfo
 				b.ReportAllocs()
 				start := cpuTime()
