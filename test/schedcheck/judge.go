@@ -83,7 +83,7 @@ func (j *judge) collect() (faults []string) {
 			b := &binding{pod: old, node: node, made: made[e.Pod.UID], at: e.Revision}
 			j.order, j.mine[e.Pod.UID] = append(j.order, b), b
 			if n := s.Nodes[node]; n != nil && !touched[node] {
-				if why := overfull(n, s.on("", node)); why != "" {
+				if why := overfull(n, s.on("", node), nil); why != "" {
 					faults = append(faults, fmt.Sprintf("revision %d: node %s is overcommitted by pod %s: %s", e.Revision, node, e.Pod.Name, why))
 				}
 			}

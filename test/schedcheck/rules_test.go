@@ -94,6 +94,7 @@ func TestRefusals(t *testing.T) {
 		{"too much CPU", stateOf(testNode("a"), testPod("x", "a", "600m")), testPod("p", "", "401m"), "NodeResourcesFit"},
 		{"an ended pod takes nothing", stateOf(testNode("a"), testPod("x", "a", "600m", func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded })), testPod("p", "", "1"), ""},
 		{"a pod on its way out does", stateOf(testNode("a"), testPod("x", "a", "600m", func(p *corev1.Pod) { p.DeletionTimestamp = &metav1.Time{} })), testPod("p", "", "1"), "NodeResourcesFit"},
+		{"overcommitted by others in what it does not ask for", stateOf(testNode("a"), testPod("x", "a", "2")), testPod("p", "", "0"), ""},
 		{"init container", stateOf(testNode("a")), testPod("p", "", "100m", initCPU("1100m", nil)), "NodeResourcesFit"},
 		{"init container beside a sidecar", stateOf(testNode("a")), testPod("p", "", "100m", initCPU("300m", &sidecar), initCPU("800m", nil)), "NodeResourcesFit"},
 		{"init container before a sidecar", stateOf(testNode("a")), testPod("p", "", "100m", initCPU("800m", nil), initCPU("300m", &sidecar)), ""},

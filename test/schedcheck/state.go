@@ -45,7 +45,7 @@ func (s *State) Refusals(pod *corev1.Pod, name string) map[string]string {
 	if why := portTaken(pod, there); why != "" {
 		out["NodePorts"] = why
 	}
-	if why := overfull(node, append(there, pod)); why != "" {
+	if why := overfull(node, append(there, pod), requestsOf(pod)); why != "" {
 		out["NodeResourcesFit"] = why
 	}
 	if why := s.skewed(pod, node); why != "" {
@@ -112,8 +112,10 @@ func portTaken(pod *corev1.Pod, there []*corev1.Pod) string {
 	return ""
 }
 
-// overfull says which resource the pods together ask too much of; empty: none.
-func overfull(node *corev1.Node, pods []*corev1.Pod) string {
+// overfull says which resource the pods together ask too much of; empty: none. Of is what
+// counts: a pod may go where somebody else has overcommitted what it does not ask for. Nil is
+// everything.
+func overfull(node *corev1.Node, pods []*corev1.Pod, of map[corev1.ResourceName]int64) string {
 	if limit := node.Status.Allocatable.Pods().Value(); int64(len(pods)) > limit {
 		return fmt.Sprintf("%d pods, %d allowed", len(pods), limit)
 	}
@@ -124,6 +126,9 @@ func overfull(node *corev1.Node, pods []*corev1.Pod) string {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(sum)) {
+		if of != nil && of[name] == 0 {
+			continue
+		}
 		q := node.Status.Allocatable[name]
 		if have := q.MilliValue(); sum[name] > have {
 			return fmt.Sprintf("%s: %d thousandths requested of %d", name, sum[name], have)
