@@ -195,11 +195,16 @@ func (v *volumeRestrictions) name() string      { return "VolumeRestrictions" }
 func (v *volumeRestrictions) filter() filterSet { return filterVolumeRestrictions }
 
 func (v *volumeRestrictions) begin(p *podInfo) (partState, *rejection) {
-	s := &restrictionsState{part: v, pod: p.pod}
+	disks := false
 	for i := range p.pod.Spec.Volumes {
-		s.disks = s.disks || isDisk(&p.pod.Spec.Volumes[i])
+		disks = disks || isDisk(&p.pod.Spec.Volumes[i])
 	}
-	for _, u := range claimsOf(p.pod) {
+	claims := claimsOf(p.pod)
+	if !disks && len(claims) == 0 {
+		return nil, nil
+	}
+	s := &restrictionsState{part: v, pod: p.pod, disks: disks}
+	for _, u := range claims {
 		if !v.isReady() {
 			break // volumeBinding sees to it
 		}

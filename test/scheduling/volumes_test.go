@@ -35,7 +35,7 @@ type cluster struct {
 	admin kubernetes.Interface
 }
 
-func start(t *testing.T, nodes map[string]string) *cluster {
+func start(t *testing.T, nodes map[string]string, config ...string) *cluster {
 	t.Helper()
 	server := harness.Start(t)
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
@@ -55,7 +55,8 @@ func start(t *testing.T, nodes map[string]string) *cluster {
 	var wg sync.WaitGroup
 	wg.Go(c.bindVolumes)
 	t.Cleanup(func() { cancel(); wg.Wait() })
-	server.Run(t, scheduler.Plugin, `{"initialBackoff":"20ms","maxBackoff":"200ms"}`)
+	config = append(config, `{"initialBackoff":"20ms","maxBackoff":"200ms"}`)
+	server.Run(t, scheduler.Plugin, config[0])
 	return c
 }
 
