@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
@@ -241,9 +242,7 @@ func (s *extendersState) narrow(ctx context.Context, nodes []*corev1.Node) (narr
 			continue
 		}
 		nodes = left
-		for name, why := range no {
-			out.rejected[name] = why
-		}
+		maps.Copy(out.rejected, no)
 	}
 	for _, e := range s.all {
 		if e.PrioritizeVerb == "" || e.Weight == 0 || len(nodes) < 2 {

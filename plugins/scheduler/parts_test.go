@@ -14,7 +14,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
-	"k8s.io/utils/ptr"
 
 	"keelson.dev/keelson/plugins/kit/kittest"
 )
@@ -36,7 +35,7 @@ func localVolume(name, node string) *corev1.PersistentVolume {
 
 func localClaim(name string) *corev1.PersistentVolumeClaim {
 	return &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name, UID: types.UID(name)}, Spec: corev1.PersistentVolumeClaimSpec{
-		StorageClassName: ptr.To("local"), AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
+		StorageClassName: new("local"), AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
 		Resources: corev1.VolumeResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")}},
 	}}
 }
@@ -189,7 +188,7 @@ func TestDevicesGivenBack(t *testing.T) {
 		Requests: []resourcev1.DeviceRequest{{Name: "r", Exactly: &resourcev1.ExactDeviceRequest{DeviceClassName: "class", AllocationMode: resourcev1.DeviceAllocationModeExactCount, Count: 1}}},
 	}}}
 	slice := &resourcev1.ResourceSlice{ObjectMeta: metav1.ObjectMeta{Name: "s"}, Spec: resourcev1.ResourceSliceSpec{
-		Driver: "d.example.com", NodeName: ptr.To("a"), Pool: resourcev1.ResourcePool{Name: "a", ResourceSliceCount: 1}, Devices: []resourcev1.Device{{Name: "one"}},
+		Driver: "d.example.com", NodeName: new("a"), Pool: resourcev1.ResourcePool{Name: "a", ResourceSliceCount: 1}, Devices: []resourcev1.Device{{Name: "one"}},
 	}}
 	client := kittest.Clientset(claim, slice, &resourcev1.DeviceClass{ObjectMeta: metav1.ObjectMeta{Name: "class"}})
 	d, err := newDynamicResources(t.Context(), client, func(filterSet) {}, func(string) time.Duration { return time.Minute })
@@ -198,7 +197,7 @@ func TestDevicesGivenBack(t *testing.T) {
 	}
 	t.Cleanup(d.stop)
 	pod := newPod("p", func(p *corev1.Pod) {
-		p.Spec.ResourceClaims = []corev1.PodResourceClaim{{Name: "x", ResourceClaimName: ptr.To("c")}}
+		p.Spec.ResourceClaims = []corev1.PodResourceClaim{{Name: "x", ResourceClaimName: new("c")}}
 	})
 	if d.hold(newPod("q")) != "" || d.hold(pod) == "" {
 		t.Fatal("pods with claims, and no others, are held while the caches are empty")

@@ -21,7 +21,7 @@ func (c *cluster) slice(node string, models ...string) {
 		Driver: driver, NodeName: &node, Pool: resourcev1.ResourcePool{Name: node, ResourceSliceCount: 1},
 	}}
 	for i, m := range models {
-		s.Spec.Devices = append(s.Spec.Devices, resourcev1.Device{Name: fmt.Sprint("gpu-", i), Attributes: map[resourcev1.QualifiedName]resourcev1.DeviceAttribute{"model": {StringValue: ptr.To(m)}}})
+		s.Spec.Devices = append(s.Spec.Devices, resourcev1.Device{Name: fmt.Sprint("gpu-", i), Attributes: map[resourcev1.QualifiedName]resourcev1.DeviceAttribute{"model": {StringValue: new(m)}}})
 	}
 	_, err := c.admin.ResourceV1().ResourceSlices().Create(c.ctx, s, metav1.CreateOptions{})
 	c.must(err)

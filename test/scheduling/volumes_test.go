@@ -341,7 +341,7 @@ func (c *cluster) limits(onB func(*corev1.Pod)) {
 	}
 	_, err = c.admin.StorageV1().CSINodes().Create(c.ctx, &storagev1.CSINode{
 		ObjectMeta: metav1.ObjectMeta{Name: "b", OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: "b", UID: b.UID}}},
-		Spec:       storagev1.CSINodeSpec{Drivers: []storagev1.CSINodeDriver{{Name: provisioner, NodeID: "b", Allocatable: &storagev1.VolumeNodeResources{Count: ptr.To(int32(len(have)))}}}},
+		Spec:       storagev1.CSINodeSpec{Drivers: []storagev1.CSINodeDriver{{Name: provisioner, NodeID: "b", Allocatable: &storagev1.VolumeNodeResources{Count: new(int32(len(have)))}}}},
 	}, metav1.CreateOptions{})
 	c.must(err)
 	c.claim("one-more", "dynamic")
@@ -358,7 +358,7 @@ func (c *cluster) limits(onB func(*corev1.Pod)) {
 
 // capacity: a driver that tells how much it has, where.
 func (c *cluster) capacity() {
-	_, err := c.admin.StorageV1().CSIDrivers().Create(c.ctx, &storagev1.CSIDriver{ObjectMeta: metav1.ObjectMeta{Name: "small.example.com"}, Spec: storagev1.CSIDriverSpec{StorageCapacity: ptr.To(true)}}, metav1.CreateOptions{})
+	_, err := c.admin.StorageV1().CSIDrivers().Create(c.ctx, &storagev1.CSIDriver{ObjectMeta: metav1.ObjectMeta{Name: "small.example.com"}, Spec: storagev1.CSIDriverSpec{StorageCapacity: new(true)}}, metav1.CreateOptions{})
 	c.must(err)
 	c.class("small", "small.example.com", storagev1.VolumeBindingWaitForFirstConsumer)
 	c.claim("fits", "small")

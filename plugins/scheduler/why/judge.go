@@ -127,8 +127,8 @@ func (j *judge) taints(node *corev1.Node, _ removed) (out []Failure) {
 		if t.Value != "" {
 			help = fmt.Sprintf("add toleration {key: %s, value: %q, effect: %s}", t.Key, t.Value, t.Effect)
 		}
-		if strings.HasPrefix(t.Key, "node.kubernetes.io/") {
-			help = fmt.Sprintf("see what is wrong with node %s: %s", node.Name, strings.TrimPrefix(t.Key, "node.kubernetes.io/"))
+		if what, own := strings.CutPrefix(t.Key, "node.kubernetes.io/"); own {
+			help = fmt.Sprintf("see what is wrong with node %s: %s", node.Name, what)
 		}
 		out = append(out, Failure{"TaintToleration", "the node has a taint that the pod does not tolerate: " + t.ToString(), help})
 	}
