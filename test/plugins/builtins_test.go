@@ -26,6 +26,7 @@ import (
 	"keelson.dev/keelson/plugins/proxy"
 	"keelson.dev/keelson/plugins/runtime"
 	"keelson.dev/keelson/plugins/scheduler"
+	"keelson.dev/keelson/plugins/sim"
 	pluginv1 "keelson.dev/keelson/proto/plugin/v1"
 	"keelson.dev/keelson/proto/plugin/v1/plugintest"
 )
@@ -143,7 +144,7 @@ func checkDescription(t *testing.T, client pluginv1.PluginServiceClient, name st
 
 // allBuiltIns are the built-in plugins as cli has them.
 var allBuiltIns = []kit.Plugin{
-	controllers.Plugin, dns.Plugin, execplugin.Plugin, kubelet.Plugin, network.Plugin, proxy.Plugin, runtime.Plugin, scheduler.Plugin,
+	controllers.Plugin, dns.Plugin, execplugin.Plugin, kubelet.Plugin, network.Plugin, proxy.Plugin, runtime.Plugin, scheduler.Plugin, sim.Plugin,
 }
 
 // TestBuiltInsInMemory passes each built-in plugin through the same part of the suite in
