@@ -104,7 +104,7 @@ func (t *target) resource(ctx context.Context, name corev1.ResourceName, aim *au
 	if err != nil {
 		return nil, fmt.Errorf("failed to get %s %s: unable to get metrics for resource %s: %w", name, kind, name, err)
 	}
-	m := measure{}
+	var m measure
 	if aim.AverageValue != nil {
 		m = average(aim.AverageValue.MilliValue())
 	} else {

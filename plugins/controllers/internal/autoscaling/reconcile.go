@@ -128,6 +128,9 @@ func (p *pass) measure(ctx context.Context, scale *scaled) (*proposal, []autosca
 	statuses := make([]autoscalingv2.MetricStatus, len(specs))
 	invalid := 0
 	t.tolerance = p.tolerance()
+	if len(specs) == 0 { // the API puts one in
+		return nil, nil, errors.New("there are no metrics")
+	}
 	for i := range specs {
 		m, failed := t.propose(ctx, &specs[i])
 		if failed != nil {
