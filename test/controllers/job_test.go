@@ -232,7 +232,7 @@ func testSuspend(c *cluster) {
 	c.runJob(jobOf("pause", "", parallel(2, 2), func(s *batchv1.JobSpec) { s.Suspend = ptr.To(true) }))
 	suspended := func(j *batchv1.Job) string {
 		if got := conditions(j); got != "Suspended:JobSuspended" || j.Status.StartTime != nil || j.Status.Active != 0 {
-			return got
+			return got + " is not suspended without pods"
 		}
 		return ""
 	}
@@ -249,6 +249,34 @@ func testSuspend(c *cluster) {
 	if job.Status.Failed != 0 {
 		c.t.Errorf("pods of a suspended job have failed: %+v", job.Status)
 	}
+	patch(`{"spec":{"suspend":false},"metadata":{"labels":{"again":"yes"}}}`)
+	c.jobIs("pause", "runs again", func(j *batchv1.Job) string {
+		if got := conditions(j); got != "" || j.Status.StartTime == nil || j.Status.Active != 2 || ptr.Deref(j.Status.Ready, 0) != 2 {
+			return got + " is not two ready pods"
+		}
+		return ""
+	})
+	c.nodes.SetEnding(func(pod *corev1.Pod) (int32, bool) { return 0, pod.Labels["app"] == "pause" })
+	for _, pod := range c.pods("app=pause") {
+		if _, err := c.admin.CoreV1().Pods("default").Patch(c.ctx, pod.Name, types.MergePatchType, []byte(`{"metadata":{"annotations":{"go":"on"}}}`), metav1.PatchOptions{}); err != nil && !apierrors.IsNotFound(err) {
+			c.t.Fatal(err)
+		}
+	}
+	c.ends("pause", complete, 2, 0)
+	c.eventually("the events", func() string {
+		l, err := c.admin.CoreV1().Events("default").List(c.ctx, metav1.ListOptions{FieldSelector: "involvedObject.name=pause"})
+		if err != nil {
+			return err.Error()
+		}
+		count := map[string]int32{}
+		for _, e := range l.Items {
+			count[e.Reason] += max(e.Count, 1)
+		}
+		if count["Suspended"] == 2 && count["Resumed"] == 2 && count["Completed"] == 1 {
+			return ""
+		}
+		return fmt.Sprint(count)
+	})
 }
 
 // testOrphans: pods of a job that is gone keep no finalizer, whether they go or stay.

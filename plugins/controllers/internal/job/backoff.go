@@ -26,7 +26,8 @@ type history struct {
 	failed    map[types.UID]time.Time
 }
 
-// observe takes in the ended pods.
+// observe takes in the ended pods. Those that were too many, as when the job was suspended,
+// lost their finalizer before they were deleted and are no failures.
 func (h *history) observe(s *state) {
 	for _, p := range s.pods {
 		if p.Status.Phase == corev1.PodSucceeded {
@@ -36,7 +37,7 @@ func (h *history) observe(s *state) {
 		}
 	}
 	for _, p := range s.pods {
-		if s.failed(p) {
+		if s.failed(p) && (p.DeletionTimestamp == nil || s.isTracked(p)) {
 			if at := finished(p); at.After(h.succeeded) {
 				if h.failed == nil {
 					h.failed = map[types.UID]time.Time{}

@@ -178,6 +178,7 @@ func TestDecide(t *testing.T) {
 		{"suspended", aJob(2, 3, suspend), []string{"running", "ready", "succeeded"}, "remove p00 p01"},
 		{"backing off after one", aJob(2, 3), []string{"failed ago=4s"}, "again in 6s"},
 		{"backing off after three", aJob(2, 3), []string{"failed ago=4s", "failed ago=50s", "failed ago=90s untracked"}, "again in 36s"},
+		{"no back-off for what was too many", aJob(2, 3), []string{"running deleted untracked", "failed deleted untracked ago=1s"}, "create 2"},
 		{"a success ends the back-off", aJob(2, 3), []string{"failed ago=5s", "succeeded ago=4s"}, "create 2"},
 		{"back-off is over", aJob(2, 3), []string{"failed ago=11s", "running"}, "create 1"},
 		{"too many failures", aJob(2, 3, limit(1)), []string{"failed", "failed", "running"}, "FailureTarget BackoffLimitExceeded, end p02"},
