@@ -181,20 +181,14 @@ func (e *Eviction) forget(uid types.UID) {
 
 func (e *Eviction) evict(ctx context.Context, pod *corev1.Pod) error {
 	e.events.Eventf(pod, corev1.EventTypeNormal, "TaintManagerEviction", "Marking for deletion Pod %s", control.Key(pod))
-	next := pod.DeepCopy()
-	cond := corev1.PodCondition{
+	there, err := control.PatchCondition(ctx, e.client, pod, corev1.PodCondition{
 		Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "DeletionByTaintManager",
 		Message: "Taint manager: deleting due to NoExecute taint", ObservedGeneration: pod.Generation,
+	})
+	if !there || err != nil {
+		return err
 	}
-	if control.SetCondition(&next.Status, cond, metav1.Now()) {
-		if _, err := e.client.CoreV1().Pods(pod.Namespace).UpdateStatus(ctx, next, metav1.UpdateOptions{}); err != nil {
-			if apierrors.IsNotFound(err) {
-				return nil
-			}
-			return fmt.Errorf("mark pod %s as evicted: %w", control.Key(pod), err)
-		}
-	}
-	err := e.client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &pod.UID}})
+	err = e.client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &pod.UID}})
 	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
 		return fmt.Errorf("evict pod %s: %w", control.Key(pod), err)
 	}

@@ -291,12 +291,10 @@ func (l *Lifecycle) markPods(ctx context.Context, n *corev1.Node) error {
 		if !ok || !control.IsReady(pod) {
 			continue
 		}
-		next := pod.DeepCopy()
 		cond := *control.Condition(pod, corev1.PodReady)
 		cond.Status = corev1.ConditionFalse
-		control.SetCondition(&next.Status, cond, metav1.Now())
-		if _, err := l.client.CoreV1().Pods(pod.Namespace).UpdateStatus(ctx, next, metav1.UpdateOptions{}); err != nil && !apierrors.IsNotFound(err) {
-			return fmt.Errorf("mark pod %s not ready: %w", control.Key(pod), err)
+		if _, err := control.PatchCondition(ctx, l.client, pod, cond); err != nil {
+			return err
 		}
 		l.events.Event(pod, corev1.EventTypeWarning, "NodeNotReady", "Node is not ready")
 	}
