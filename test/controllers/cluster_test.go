@@ -320,7 +320,7 @@ func TestUnschedulable(t *testing.T) {
 	big("first", "3")
 	c.eventually("first runs", running("first"))
 	big("second", "2")
-	const message = "0/1 nodes are available: 1 Insufficient cpu."
+	const message = "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
 	c.eventually("told why", func() string {
 		p, err := c.admin.CoreV1().Pods("default").Get(c.ctx, "second", metav1.GetOptions{})
 		if err != nil {

@@ -134,9 +134,13 @@ func (m *metricsAPI) list(selector string) []corev1.Pod {
 func (m *metricsAPI) pods(selector string) *metricsv1beta1.PodMetricsList {
 	out := &metricsv1beta1.PodMetricsList{TypeMeta: metav1.TypeMeta{Kind: "PodMetricsList", APIVersion: "metrics.k8s.io/v1beta1"}}
 	for _, p := range m.list(selector) {
+		usage := m.usage[p.Labels["app"]]
+		if usage == "" {
+			continue // not measured
+		}
 		out.Items = append(out.Items, metricsv1beta1.PodMetrics{
 			ObjectMeta: metav1.ObjectMeta{Name: p.Name, Namespace: p.Namespace}, Timestamp: metav1.Now(), Window: metav1.Duration{Duration: time.Second},
-			Containers: []metricsv1beta1.ContainerMetrics{{Name: "c", Usage: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(m.usage[p.Labels["app"]])}}},
+			Containers: []metricsv1beta1.ContainerMetrics{{Name: "c", Usage: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(usage)}}},
 		})
 	}
 	return out

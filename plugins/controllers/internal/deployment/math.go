@@ -56,6 +56,16 @@ func specSum(sets []*appsv1.ReplicaSet) int32 {
 	return n
 }
 
+// occupied is how many pods the sets may have at the moment: one that has just been made
+// smaller still has those that it has not deleted yet.
+func occupied(sets []*appsv1.ReplicaSet) int32 {
+	var n int32
+	for _, rs := range sets {
+		n += max(ptr.Deref(rs.Spec.Replicas, 1), rs.Status.Replicas)
+	}
+	return n
+}
+
 // newSetSize is how large the new set may be now: the whole deployment, or what
 // maxSurge leaves room for, never less than it is.
 func newSetSize(d *appsv1.Deployment, all []*appsv1.ReplicaSet, cur int32) int32 {
@@ -63,7 +73,7 @@ func newSetSize(d *appsv1.Deployment, all []*appsv1.ReplicaSet, cur int32) int32
 	if !isRolling(d) {
 		return desired
 	}
-	room := desired + maxSurge(d) - specSum(all)
+	room := desired + maxSurge(d) - occupied(all)
 	if room <= 0 {
 		return cur
 	}

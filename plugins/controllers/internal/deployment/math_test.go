@@ -43,6 +43,12 @@ func set(name string, replicas int32) *appsv1.ReplicaSet {
 	return &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: appsv1.ReplicaSetSpec{Replicas: new(replicas)}}
 }
 
+// having gives a set the pods that it has.
+func having(rs *appsv1.ReplicaSet, pods int32) *appsv1.ReplicaSet {
+	rs.Status.Replicas = pods
+	return rs
+}
+
 func TestNewSetSize(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -54,6 +60,8 @@ func TestNewSetSize(t *testing.T) {
 		{"nothing yet", rolling(10, "25%", "25%"), nil, 0, 10},
 		{"room for the surge", rolling(10, "25%", "25%"), []*appsv1.ReplicaSet{set("old", 10)}, 0, 3},
 		{"no room", rolling(10, "0", "1"), []*appsv1.ReplicaSet{set("old", 10)}, 0, 0},
+		{"pods that are still there", rolling(10, "25%", "25%"), []*appsv1.ReplicaSet{having(set("old", 8), 10), having(set("new", 3), 2)}, 3, 3},
+		{"pods that have gone", rolling(10, "25%", "25%"), []*appsv1.ReplicaSet{having(set("old", 8), 8), having(set("new", 3), 3)}, 3, 5},
 		{"not beyond the whole", rolling(10, "100%", "0"), []*appsv1.ReplicaSet{set("old", 2), set("new", 8)}, 8, 10},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
