@@ -143,7 +143,7 @@ func (o outlive) processes(roots, dirs []string) []proc {
 	for _, root := range roots {
 		for _, group := range o.Cgroups {
 			data, _ := os.ReadFile(filepath.Join(root, group, "cgroup.procs"))
-			for _, field := range strings.Fields(string(data)) {
+			for field := range strings.FieldsSeq(string(data)) {
 				if pid, err := strconv.Atoi(field); err == nil && concerns(pid, dirs) {
 					ours[pid] = true
 				}

@@ -92,7 +92,7 @@ func Remove(ctx context.Context, client kubernetes.Interface, prefix string) (no
 	err = podsOn(ctx, client, names, func(p *corev1.Pod) {
 		pods++
 		namespace, name, options := p.Namespace, p.Name, now
-		options.Preconditions = &metav1.Preconditions{UID: ptr.To(p.UID)}
+		options.Preconditions = &metav1.Preconditions{UID: new(p.UID)}
 		group.Go(func() error {
 			err := client.CoreV1().Pods(namespace).Delete(inner, name, options)
 			if apierrors.IsConflict(err) {

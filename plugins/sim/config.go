@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -100,9 +101,7 @@ func (c *Config) SetDefaults() {
 		corev1.ResourceCPU: resource.MustParse("32"), corev1.ResourceMemory: resource.MustParse("128Gi"),
 		corev1.ResourceEphemeralStorage: resource.MustParse("100Gi"), corev1.ResourcePods: resource.MustParse("110"),
 	}
-	for name, q := range c.Capacity {
-		capacity[name] = q
-	}
+	maps.Copy(capacity, c.Capacity)
 	c.Capacity = capacity
 }
 

@@ -11,7 +11,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/utils/ptr"
 )
 
 // beat is a node's next renewal of its lease, or writing of its status.
@@ -74,7 +73,7 @@ func (s *Server) renew(ctx context.Context, n *node, uid types.UID, version stri
 			OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: n.name, UID: uid}},
 		},
 		Spec: coordinationv1.LeaseSpec{
-			HolderIdentity: &n.name, LeaseDurationSeconds: ptr.To(int32(s.config.LeaseDuration.Seconds())), RenewTime: ptr.To(metav1.NowMicro()),
+			HolderIdentity: &n.name, LeaseDurationSeconds: new(int32(s.config.LeaseDuration.Seconds())), RenewTime: new(metav1.NowMicro()),
 		},
 	}
 	if version == "" {

@@ -33,7 +33,7 @@ const latencyForms = `must be a time such as "2s", "1s..3s", "exp(2s)" or "norma
 // ParseLatency reads the text of a Latency.
 func ParseLatency(text string) (Latency, error) {
 	l := Latency{text: text, parsed: true}
-	first, second := text, ""
+	var first, second string
 	two := false
 	switch inner, in := strings.CutSuffix(text, ")"); {
 	case in && strings.HasPrefix(inner, "exp("):

@@ -3,6 +3,7 @@ package sim
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"runtime/debug"
 	"slices"
@@ -145,9 +146,7 @@ func (s *Server) object(n *node) *corev1.Node {
 		Label: s.config.NamePrefix, corev1.LabelHostname: n.name, corev1.LabelTopologyZone: n.zone, corev1.LabelTopologyRegion: s.config.Region,
 		corev1.LabelOSStable: "linux", corev1.LabelArchStable: "amd64", "beta.kubernetes.io/os": "linux", "beta.kubernetes.io/arch": "amd64",
 	}
-	for k, v := range s.config.Labels {
-		set[k] = v
-	}
+	maps.Copy(set, s.config.Labels)
 	return &corev1.Node{
 		ObjectMeta: metav1.ObjectMeta{
 			Name: n.name, Labels: set, Annotations: map[string]string{"volumes.kubernetes.io/controller-managed-attach-detach": "true"},

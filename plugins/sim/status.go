@@ -7,7 +7,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/utils/ptr"
 )
 
 const (
@@ -34,7 +33,7 @@ func (p *pod) patchBody() ([]byte, error) {
 // status is the pod's status as a kubelet would report it.
 func (p *pod) status() corev1.PodStatus {
 	st := corev1.PodStatus{
-		Phase: p.phase(), StartTime: ptr.To(apiTime(p.began)), ObservedGeneration: p.generation,
+		Phase: p.phase(), StartTime: new(apiTime(p.began)), ObservedGeneration: p.generation,
 		HostIP: p.node.address, HostIPs: []corev1.HostIP{{IP: p.node.address}},
 	}
 	if p.shape.hostNetwork {
@@ -77,14 +76,14 @@ func (p *pod) id(c image, restarts int32) string {
 }
 
 func (p *pod) initStatus(i int, c image) corev1.ContainerStatus {
-	st := corev1.ContainerStatus{Name: c.name, Image: c.image, Started: ptr.To(false)}
+	st := corev1.ContainerStatus{Name: c.name, Image: c.image, Started: new(false)}
 	switch {
 	case p.stage == creating && i >= int(p.inits):
 		st.State.Waiting = &corev1.ContainerStateWaiting{Reason: p.waiting()}
 		return st
 	case p.stage == creating && i == int(p.inits)-1:
 		st.State.Running = &corev1.ContainerStateRunning{StartedAt: apiTime(p.began)}
-		st.Started = ptr.To(true)
+		st.Started = new(true)
 	default:
 		st.Ready = true
 		st.State.Terminated = &corev1.ContainerStateTerminated{
@@ -108,7 +107,7 @@ func (p *pod) waiting() string {
 }
 
 func (p *pod) containerStatus(c image) corev1.ContainerStatus {
-	st := corev1.ContainerStatus{Name: c.name, Image: c.image, Started: ptr.To(false), RestartCount: p.restarts}
+	st := corev1.ContainerStatus{Name: c.name, Image: c.image, Started: new(false), RestartCount: p.restarts}
 	if p.stage <= creating {
 		st.State.Waiting = &corev1.ContainerStateWaiting{Reason: p.waiting(), Message: p.shape.fault}
 		return st
@@ -121,7 +120,7 @@ func (p *pod) containerStatus(c image) corev1.ContainerStatus {
 	over := &corev1.ContainerStateTerminated{ExitCode: p.exit, Reason: reason, StartedAt: apiTime(p.lastStart), FinishedAt: apiTime(p.lastEnd), ContainerID: st.ContainerID}
 	switch p.stage {
 	case running, ready:
-		st.Ready, st.Started = p.stage == ready, ptr.To(true)
+		st.Ready, st.Started = p.stage == ready, new(true)
 		st.State.Running = &corev1.ContainerStateRunning{StartedAt: apiTime(p.started)}
 		if p.restarts > 0 && !p.lastEnd.IsZero() {
 			over.ContainerID = p.id(c, p.restarts-1)

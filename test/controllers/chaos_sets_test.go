@@ -11,7 +11,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
-	"k8s.io/utils/ptr"
 
 	"keelson.dev/keelson/plugins/controllers"
 	"keelson.dev/keelson/plugins/scheduler"
@@ -127,7 +126,7 @@ func TestChaosDaemonSet(t *testing.T) {
 		return nil
 	})
 	d := daemonSet("agent")
-	d.Spec.Template.Spec.AutomountServiceAccountToken = ptr.To(false)
+	d.Spec.Template.Spec.AutomountServiceAccountToken = new(false)
 	d.Spec.Template.Spec.Affinity = &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{
 		NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchExpressions: []corev1.NodeSelectorRequirement{{Key: "agent", Operator: corev1.NodeSelectorOpNotIn, Values: []string{"no"}}}}},
 	}}}

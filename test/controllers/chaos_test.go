@@ -31,7 +31,7 @@ func chaosPods(name string) corev1.PodTemplateSpec {
 	return corev1.PodTemplateSpec{
 		ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": name}},
 		Spec: corev1.PodSpec{
-			NodeName: "node-a", TerminationGracePeriodSeconds: ptr.To[int64](1), AutomountServiceAccountToken: ptr.To(false),
+			NodeName: "node-a", TerminationGracePeriodSeconds: ptr.To[int64](1), AutomountServiceAccountToken: new(false),
 			Containers: []corev1.Container{{Name: "c", Image: "app:1"}},
 		},
 	}
@@ -90,7 +90,7 @@ func TestChaosDeployment(t *testing.T) {
 		ObjectMeta: metav1.ObjectMeta{Name: "web", Namespace: "default"},
 		Spec: appsv1.DeploymentSpec{
 			Replicas: ptr.To[int32](4), Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}, Template: chaosPods("web"),
-			Strategy: appsv1.DeploymentStrategy{RollingUpdate: &appsv1.RollingUpdateDeployment{MaxSurge: ptr.To(intstr.FromInt32(surge)), MaxUnavailable: ptr.To(intstr.FromInt32(1))}},
+			Strategy: appsv1.DeploymentStrategy{RollingUpdate: &appsv1.RollingUpdateDeployment{MaxSurge: new(intstr.FromInt32(surge)), MaxUnavailable: new(intstr.FromInt32(1))}},
 		},
 	}
 	allowed.Store(4 + surge)
@@ -271,12 +271,12 @@ func chaosJob(name string, r *rand.Rand, indexed bool) *batchv1.Job {
 	job := &batchv1.Job{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default"},
 		Spec: batchv1.JobSpec{
-			Parallelism: ptr.To(1 + r.Int32N(5)), Completions: ptr.To(6 + r.Int32N(10)), Template: template,
-			BackoffLimit: ptr.To(r.Int32N(2)),
+			Parallelism: new(1 + r.Int32N(5)), Completions: new(6 + r.Int32N(10)), Template: template,
+			BackoffLimit: new(r.Int32N(2)),
 		},
 	}
 	if indexed {
-		job.Spec.CompletionMode = ptr.To(batchv1.IndexedCompletion)
+		job.Spec.CompletionMode = new(batchv1.IndexedCompletion)
 		job.Spec.BackoffLimit, job.Spec.BackoffLimitPerIndex = nil, ptr.To[int32](0)
 	}
 	return job

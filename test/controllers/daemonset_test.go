@@ -267,7 +267,7 @@ func testDaemonRollout(c *cluster) {
 func testDaemonSurge(c *cluster) {
 	d := daemonSet("surge")
 	d.Spec.UpdateStrategy = appsv1.DaemonSetUpdateStrategy{Type: appsv1.RollingUpdateDaemonSetStrategyType, RollingUpdate: &appsv1.RollingUpdateDaemonSet{
-		MaxSurge: ptr.To(intstr.FromString("50%")), MaxUnavailable: ptr.To(intstr.FromInt32(0)),
+		MaxSurge: new(intstr.FromString("50%")), MaxUnavailable: new(intstr.FromInt32(0)),
 	}}
 	c.createDaemon(d)
 	c.daemonUp("surge", 3)
@@ -310,7 +310,7 @@ func testDaemonAdoption(c *cluster) {
 		return out
 	}
 	before := uids()
-	if err := c.admin.AppsV1().DaemonSets("default").Delete(c.ctx, "ado", metav1.DeleteOptions{PropagationPolicy: ptr.To(metav1.DeletePropagationOrphan)}); err != nil {
+	if err := c.admin.AppsV1().DaemonSets("default").Delete(c.ctx, "ado", metav1.DeleteOptions{PropagationPolicy: new(metav1.DeletePropagationOrphan)}); err != nil {
 		c.t.Fatal(err)
 	}
 	c.eventually("the set is gone", func() string {

@@ -107,7 +107,7 @@ func parallel(completions, parallelism int32) func(*batchv1.JobSpec) {
 	return func(s *batchv1.JobSpec) { s.Completions, s.Parallelism = &completions, &parallelism }
 }
 
-func byIndex(s *batchv1.JobSpec) { s.CompletionMode = ptr.To(batchv1.IndexedCompletion) }
+func byIndex(s *batchv1.JobSpec) { s.CompletionMode = new(batchv1.IndexedCompletion) }
 
 const complete = "SuccessCriteriaMet:CompletionsReached Complete:CompletionsReached"
 
@@ -188,7 +188,7 @@ func TestJob(t *testing.T) {
 	t.Run("success policy", func(t *testing.T) {
 		c := in(t)
 		c.runJob(jobOf("lead", "", parallel(2, 2), byIndex, codes("0=0"), func(s *batchv1.JobSpec) {
-			s.SuccessPolicy = &batchv1.SuccessPolicy{Rules: []batchv1.SuccessPolicyRule{{SucceededIndexes: ptr.To("0")}}}
+			s.SuccessPolicy = &batchv1.SuccessPolicy{Rules: []batchv1.SuccessPolicyRule{{SucceededIndexes: new("0")}}}
 		}))
 		c.ends("lead", "SuccessCriteriaMet:SuccessPolicy Complete:SuccessPolicy", 1, 1)
 	})
@@ -200,7 +200,7 @@ func TestJob(t *testing.T) {
 	t.Run("suspend and resume", func(t *testing.T) { testSuspend(in(t)) })
 	t.Run("managed by another", func(t *testing.T) {
 		c := in(t)
-		c.runJob(jobOf("theirs", "0", func(s *batchv1.JobSpec) { s.ManagedBy = ptr.To("example.com/queue") }))
+		c.runJob(jobOf("theirs", "0", func(s *batchv1.JobSpec) { s.ManagedBy = new("example.com/queue") }))
 		c.runJob(jobOf("ours", "0")) // which the controller sees later
 		c.ends("ours", complete, 1, 0)
 		if job, err := c.admin.BatchV1().Jobs("default").Get(c.ctx, "theirs", metav1.GetOptions{}); err != nil || job.Status.StartTime != nil || len(c.pods("app=theirs")) > 0 {
@@ -229,7 +229,7 @@ func testSuspend(c *cluster) {
 			c.t.Fatal(err)
 		}
 	}
-	c.runJob(jobOf("pause", "", parallel(2, 2), func(s *batchv1.JobSpec) { s.Suspend = ptr.To(true) }))
+	c.runJob(jobOf("pause", "", parallel(2, 2), func(s *batchv1.JobSpec) { s.Suspend = new(true) }))
 	suspended := func(j *batchv1.Job) string {
 		if got := conditions(j); got != "Suspended:JobSuspended" || j.Status.StartTime != nil || j.Status.Active != 0 {
 			return got + " is not suspended without pods"
@@ -308,7 +308,7 @@ func testCronJob(c *cluster) {
 	cj := &batchv1.CronJob{
 		ObjectMeta: metav1.ObjectMeta{Name: "tick", Namespace: "default"},
 		Spec: batchv1.CronJobSpec{
-			Schedule: "* * * * *", TimeZone: ptr.To("Etc/UTC"), ConcurrencyPolicy: batchv1.ForbidConcurrent, Suspend: ptr.To(true),
+			Schedule: "* * * * *", TimeZone: new("Etc/UTC"), ConcurrencyPolicy: batchv1.ForbidConcurrent, Suspend: new(true),
 			JobTemplate: batchv1.JobTemplateSpec{Spec: jobOf("tick", "0").Spec},
 		},
 	}

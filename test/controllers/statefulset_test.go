@@ -244,7 +244,7 @@ func testSetClaims(c *cluster) {
 	s.Spec.VolumeClaimTemplates = []corev1.PersistentVolumeClaim{{
 		ObjectMeta: metav1.ObjectMeta{Name: "data", Labels: map[string]string{"tier": "slow"}},
 		Spec: corev1.PersistentVolumeClaimSpec{
-			AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}, StorageClassName: ptr.To("none"),
+			AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}, StorageClassName: new("none"),
 			Resources: corev1.VolumeResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")}},
 		},
 	}}
@@ -304,7 +304,7 @@ func testSetAdoption(c *cluster) {
 		return strings.Join(out, " ")
 	}
 	before := uids()
-	if err := c.admin.AppsV1().StatefulSets("default").Delete(c.ctx, "ad", metav1.DeleteOptions{PropagationPolicy: ptr.To(metav1.DeletePropagationOrphan)}); err != nil {
+	if err := c.admin.AppsV1().StatefulSets("default").Delete(c.ctx, "ad", metav1.DeleteOptions{PropagationPolicy: new(metav1.DeletePropagationOrphan)}); err != nil {
 		c.t.Fatal(err)
 	}
 	c.eventually("the set is gone", func() string {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os/exec"
 	"strconv"
@@ -35,6 +36,7 @@ const together = 8
 type bench struct {
 	options
 
+	out    io.Writer
 	client *kubernetes.Clientset
 	meter  *meter
 	sim    *exec.Cmd // with --foreground
@@ -151,8 +153,8 @@ func (b *bench) deployment(name string) *appsv1.Deployment {
 	return &appsv1.Deployment{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{label: ""}},
 		Spec: appsv1.DeploymentSpec{
-			Replicas: ptr.To(int32(b.replicas)), Selector: &metav1.LabelSelector{MatchLabels: labels},
-			Strategy: appsv1.DeploymentStrategy{RollingUpdate: &appsv1.RollingUpdateDeployment{MaxSurge: ptr.To(intstr.FromString("25%")), MaxUnavailable: ptr.To(intstr.FromString("25%"))}},
+			Replicas: new(int32(b.replicas)), Selector: &metav1.LabelSelector{MatchLabels: labels},
+			Strategy: appsv1.DeploymentStrategy{RollingUpdate: &appsv1.RollingUpdateDeployment{MaxSurge: new(intstr.FromString("25%")), MaxUnavailable: new(intstr.FromString("25%"))}},
 			Template: corev1.PodTemplateSpec{
 				ObjectMeta: metav1.ObjectMeta{Labels: labels},
 				Spec: corev1.PodSpec{
@@ -329,7 +331,7 @@ func (b *bench) reviveZone(ctx context.Context) error {
 // deleteAll deletes all deployments and services.
 func (b *bench) deleteAll(ctx context.Context) error {
 	for i := range 10 {
-		err := b.client.AppsV1().Deployments(namespaceOf(i)).DeleteCollection(ctx, metav1.DeleteOptions{PropagationPolicy: ptr.To(metav1.DeletePropagationBackground)}, metav1.ListOptions{})
+		err := b.client.AppsV1().Deployments(namespaceOf(i)).DeleteCollection(ctx, metav1.DeleteOptions{PropagationPolicy: new(metav1.DeletePropagationBackground)}, metav1.ListOptions{})
 		if err != nil {
 			return err
 		}

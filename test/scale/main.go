@@ -4,6 +4,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -46,14 +47,14 @@ func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, o); err != nil {
+	if err := run(ctx, os.Stdout, o); err != nil {
 		fmt.Fprintln(os.Stderr, "scale:", err)
 		os.Exit(1) //nolint:gocritic // nothing is left to stop
 	}
 }
 
 // run does all steps.
-func run(ctx context.Context, o options) error {
+func run(ctx context.Context, out io.Writer, o options) error {
 	cfg, err := clientcmd.BuildConfigFromFlags("", o.kubeconfig)
 	if err != nil {
 		return err
@@ -65,9 +66,9 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	b := &bench{options: o, client: client, meter: &meter{parent: o.parent, pidfile: o.pidfile, fixed: map[string]int{}}}
-	fmt.Printf("%s: %d nodes in %d zones, %d deployments of %d pods, then %d more; %s\n\n", o.label, o.nodes, o.zones, o.deployments, o.replicas, o.more, time.Now().UTC().Format("2006-01-02 15:04"))
-	fmt.Println("| step | wall | CPU | CPU of each | memory (Pss) of each |\n|---|---|---|---|---|")
+	b := &bench{options: o, out: out, client: client, meter: &meter{parent: o.parent, pidfile: o.pidfile, fixed: map[string]int{}}}
+	fmt.Fprintf(out, "%s: %d nodes in %d zones, %d deployments of %d pods, then %d more; %s\n\n", o.label, o.nodes, o.zones, o.deployments, o.replicas, o.more, time.Now().UTC().Format("2006-01-02 15:04"))
+	fmt.Fprintln(out, "| step | wall | CPU | CPU of each | memory (Pss) of each |\n|---|---|---|---|---|")
 	defer b.stopNodes()
 	steps := []struct {
 		name string
@@ -102,7 +103,7 @@ func (b *bench) step(ctx context.Context, name string, do func(context.Context) 
 	begin := time.Now()
 	err := do(ctx)
 	took := time.Since(begin)
-	fmt.Println(row(name, took, before, b.meter.read(), err))
+	fmt.Fprintln(b.out, row(name, took, before, b.meter.read(), err))
 	return err
 }
 

@@ -164,7 +164,7 @@ func (a *Controller) refuse(v *corev1.PersistentVolume, pods map[string][]*corev
 		others = append(others, pods[node]...)
 	}
 	told := map[string]bool{}
-	for _, uid := range strings.Fields(a.refused[v.Name]) {
+	for uid := range strings.FieldsSeq(a.refused[v.Name]) {
 		told[uid] = true
 	}
 	var uids []string

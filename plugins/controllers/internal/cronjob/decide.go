@@ -53,8 +53,7 @@ func decide(cj *batchv1.CronJob, jobs []*batchv1.Job, missing map[types.UID]bool
 	}
 	sched, zone, err := parse(cj)
 	if err != nil {
-		var f *fault
-		if errors.As(err, &f) {
+		if f, ok := errors.AsType[*fault](err); ok {
 			p.warn(f.reason, f.text)
 		}
 		return p

@@ -19,7 +19,7 @@ var noon = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 func cronJob(schedule string, f ...func(*batchv1.CronJob)) *batchv1.CronJob {
 	cj := &batchv1.CronJob{
 		ObjectMeta: metav1.ObjectMeta{Name: "c", Namespace: "default", UID: "c", CreationTimestamp: metav1.NewTime(noon.Add(-time.Hour))},
-		Spec:       batchv1.CronJobSpec{Schedule: schedule, TimeZone: ptr.To("Etc/UTC"), ConcurrencyPolicy: batchv1.AllowConcurrent},
+		Spec:       batchv1.CronJobSpec{Schedule: schedule, TimeZone: new("Etc/UTC"), ConcurrencyPolicy: batchv1.AllowConcurrent},
 	}
 	for _, g := range f {
 		g(cj)
@@ -79,7 +79,7 @@ func TestDecide(t *testing.T) {
 		{name: "due, and more were missed", cj: cronJob("* * * * *", last(noon)), now: ten(2), start: "12:10", again: 58*time.Second + margin},
 		{name: "done already", cj: cronJob("*/10 * * * *", last(ten(0))), now: ten(2), again: 598*time.Second + margin},
 		{name: "made, but the status was not written", cj: cronJob("*/10 * * * *", last(noon), running("c-29922490")), now: ten(2), again: 598*time.Second + margin, jobs: []*batchv1.Job{aJob("c-29922490", "", 10)}, active: "c-29922490"},
-		{name: "suspended", cj: cronJob("* * * * *", func(cj *batchv1.CronJob) { cj.Spec.Suspend = ptr.To(true) }), now: ten(2)},
+		{name: "suspended", cj: cronJob("* * * * *", func(cj *batchv1.CronJob) { cj.Spec.Suspend = new(true) }), now: ten(2)},
 		{name: "deadline gone by", cj: cronJob("*/10 * * * *", last(noon), deadline(1)), now: ten(2), again: 598*time.Second + margin},
 		{name: "within the deadline", cj: cronJob("*/10 * * * *", last(noon), deadline(5)), now: ten(2), start: "12:10", again: 598*time.Second + margin},
 		{name: "a hundred and more missed", cj: cronJob("* * * * *", last(noon.Add(-30*24*time.Hour))), now: ten(2), start: "12:10", again: 58*time.Second + margin, notes: "TooManyMissedTimes"},
@@ -89,10 +89,10 @@ func TestDecide(t *testing.T) {
 		{name: "the other has ended", cj: cronJob("*/10 * * * *", last(noon), policy(batchv1.ForbidConcurrent), running("old")), jobs: []*batchv1.Job{aJob("old", batchv1.JobFailed, 0)}, now: ten(2), start: "12:10", again: 598*time.Second + margin, notes: "SawCompletedJob"},
 		{name: "the other is gone", cj: cronJob("*/10 * * * *", last(noon), policy(batchv1.ForbidConcurrent), running("old")), missing: "old", now: ten(2), start: "12:10", again: 598*time.Second + margin, notes: "MissingJob"},
 		{name: "a job by hand", cj: cronJob("0 0 1 1 *"), jobs: []*batchv1.Job{aJob("hand", "", 0)}, now: noon, again: 948*time.Hour + margin, notes: "UnexpectedJob"},
-		{name: "no such zone", cj: cronJob("* * * * *", func(cj *batchv1.CronJob) { cj.Spec.TimeZone = ptr.To("Mars/Base") }), now: noon, notes: "UnknownTimeZone"},
+		{name: "no such zone", cj: cronJob("* * * * *", func(cj *batchv1.CronJob) { cj.Spec.TimeZone = new("Mars/Base") }), now: noon, notes: "UnknownTimeZone"},
 		{name: "no schedule", cj: cronJob("every now and then"), now: noon, notes: "UnparseableSchedule"},
 		{name: "never", cj: cronJob("0 0 31 2 *"), now: noon},
-		{name: "another zone", cj: cronJob("10 17 * * *", func(cj *batchv1.CronJob) { cj.Spec.TimeZone = ptr.To("Asia/Kolkata") }), now: noon, start: "11:40", again: 23*time.Hour + 40*time.Minute + margin},
+		{name: "another zone", cj: cronJob("10 17 * * *", func(cj *batchv1.CronJob) { cj.Spec.TimeZone = new("Asia/Kolkata") }), now: noon, start: "11:40", again: 23*time.Hour + 40*time.Minute + margin},
 		{name: "every so often", cj: cronJob("@every 25m"), now: noon, start: "11:50", again: 25*time.Minute + margin},
 		{name: "deleted", cj: cronJob("* * * * *", func(cj *batchv1.CronJob) { cj.DeletionTimestamp = &metav1.Time{Time: noon} }), now: ten(0)},
 	} {
@@ -171,7 +171,7 @@ func FuzzParse(f *testing.F) {
 
 func TestJobFor(t *testing.T) {
 	cj := cronJob("* * * * *", func(cj *batchv1.CronJob) {
-		cj.Spec.TimeZone = ptr.To("Europe/Berlin")
+		cj.Spec.TimeZone = new("Europe/Berlin")
 		cj.Spec.JobTemplate.Labels = map[string]string{"a": "b"}
 	})
 	_, zone, err := parse(cj)

@@ -50,11 +50,11 @@ func due(cj *batchv1.CronJob, sched cron.Schedule, now time.Time) (last time.Tim
 		}
 	}
 	if every, ok := sched.(cron.ConstantDelaySchedule); ok { // "@every 5m": each start follows from the one before
-		n := now.Sub(earliest) / every.Delay
+		n := int(now.Sub(earliest) / every.Delay)
 		if n <= 0 {
 			return time.Time{}, 0
 		}
-		return earliest.Add(n * every.Delay), int(min(n, manyMissed+1))
+		return earliest.Add(time.Duration(n) * every.Delay), min(n, manyMissed+1)
 	}
 	for t := sched.Next(earliest); !t.IsZero() && !t.After(now); t = sched.Next(t) {
 		last = t

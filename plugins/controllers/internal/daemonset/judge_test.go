@@ -23,13 +23,13 @@ func testDaemon(strategy string, change ...func(*appsv1.DaemonSet)) *appsv1.Daem
 		ObjectMeta: metav1.ObjectMeta{Name: "agent", Namespace: "ns", UID: "set"},
 		Spec:       appsv1.DaemonSetSpec{UpdateStrategy: appsv1.DaemonSetUpdateStrategy{Type: appsv1.RollingUpdateDaemonSetStrategyType}},
 	}
-	u := &appsv1.RollingUpdateDaemonSet{MaxUnavailable: ptr.To(intstr.FromInt32(1)), MaxSurge: ptr.To(intstr.FromInt32(0))}
+	u := &appsv1.RollingUpdateDaemonSet{MaxUnavailable: new(intstr.FromInt32(1)), MaxSurge: new(intstr.FromInt32(0))}
 	set.Spec.UpdateStrategy.RollingUpdate = u
 	switch kind, n, _ := strings.Cut(strategy, " "); kind {
 	case "unavailable":
-		u.MaxUnavailable = ptr.To(intstr.Parse(n))
+		u.MaxUnavailable = new(intstr.Parse(n))
 	case "surge":
-		u.MaxSurge, u.MaxUnavailable = ptr.To(intstr.Parse(n)), ptr.To(intstr.FromInt32(0))
+		u.MaxSurge, u.MaxUnavailable = new(intstr.Parse(n)), new(intstr.FromInt32(0))
 	case "on":
 		set.Spec.UpdateStrategy = appsv1.DaemonSetUpdateStrategy{Type: appsv1.OnDeleteDaemonSetStrategyType}
 	}

@@ -35,7 +35,7 @@ func aJob(parallelism, completions int32, f ...func(*batchv1.Job)) *batchv1.Job 
 	return j
 }
 
-func indexed(j *batchv1.Job) { j.Spec.CompletionMode = ptr.To(batchv1.IndexedCompletion) }
+func indexed(j *batchv1.Job) { j.Spec.CompletionMode = new(batchv1.IndexedCompletion) }
 
 func perIndex(limit int32) func(*batchv1.Job) {
 	return func(j *batchv1.Job) {
@@ -137,7 +137,7 @@ func TestDecide(t *testing.T) {
 	limit := func(n int32) func(*batchv1.Job) {
 		return func(j *batchv1.Job) { j.Spec.BackoffLimit = &n }
 	}
-	suspend := func(j *batchv1.Job) { j.Spec.Suspend = ptr.To(true) }
+	suspend := func(j *batchv1.Job) { j.Spec.Suspend = new(true) }
 	success := func(indexes string, count int32) func(*batchv1.Job) {
 		return func(j *batchv1.Job) {
 			rule := batchv1.SuccessPolicyRule{}
@@ -255,7 +255,7 @@ func TestCount(t *testing.T) {
 			j.Status.UncountedTerminatedPods = &batchv1.UncountedTerminatedPods{Failed: []types.UID{"p07"}, Succeeded: []types.UID{"p08"}}
 		}), []string{"running"}, "[] []", "", "1/1", false},
 		{"deleted", aJob(1, 1), []string{"running deleted"}, "[] [p00]", "p00", "0/1", false},
-		{"deleted, but how it ends is to be known", aJob(1, 1, func(j *batchv1.Job) { j.Spec.PodReplacementPolicy = ptr.To(batchv1.Failed) }), []string{"running deleted"}, "[] []", "", "0/0", false},
+		{"deleted, but how it ends is to be known", aJob(1, 1, func(j *batchv1.Job) { j.Spec.PodReplacementPolicy = new(batchv1.Failed) }), []string{"running deleted"}, "[] []", "", "0/0", false},
 		{"indexes need no UIDs", aJob(3, 3, indexed), []string{"succeeded #0", "succeeded #0", "succeeded #2", "succeeded #5"}, "[] []", "p00 p01 p02 p03", "2/0", false},
 		{"a failed index keeps its last pod", aJob(2, 2, perIndex(2)), []string{"failed #0 ago=1s", "failed #1 ago=1s", "running #1"}, "[] [p01]", "p01", "0/1", false},
 		{"not while something terminates", aJob(2, 1), []string{"succeeded", "running deleted untracked"}, "[p00] []", "p00", "1/0", false},

@@ -14,6 +14,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -163,12 +164,7 @@ func (c *Controller) jobDeleted(j *batchv1.Job) {
 
 // tracks tells whether a pod has the finalizer.
 func tracks(pod *corev1.Pod) bool {
-	for _, f := range pod.Finalizers {
-		if f == batchv1.JobTrackingFinalizer {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(pod.Finalizers, batchv1.JobTrackingFinalizer)
 }
 
 func (c *Controller) podAdded(pod *corev1.Pod) {

@@ -10,7 +10,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/utils/ptr"
 )
 
 // TestDecideAlways: whatever happens to pods and set, no decision removes more pods that
@@ -72,7 +71,7 @@ func (w *world) disturb() {
 	pod := w.pick()
 	switch w.r.IntN(10) {
 	case 0:
-		w.set.Spec.Replicas = ptr.To(w.r.Int32N(7))
+		w.set.Spec.Replicas = new(w.r.Int32N(7))
 	case 1:
 		w.revision = 1 + w.r.IntN(3)
 	case 2:

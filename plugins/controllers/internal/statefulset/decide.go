@@ -269,7 +269,7 @@ func (s *state) newRevision(ordinal int) string {
 
 func (d *decision) newStatus() appsv1.StatefulSetStatus {
 	s := *d.set.Status.DeepCopy()
-	s.ObservedGeneration, s.CollisionCount = d.set.Generation, ptr.To(d.collisions)
+	s.ObservedGeneration, s.CollisionCount = d.set.Generation, new(d.collisions)
 	s.CurrentRevision, s.UpdateRevision = d.current, d.update
 	s.Replicas, s.ReadyReplicas, s.AvailableReplicas, s.CurrentReplicas, s.UpdatedReplicas = 0, 0, 0, 0, 0
 	for _, pods := range [][]*corev1.Pod{d.replicas, d.condemned} {

@@ -21,7 +21,7 @@ func testSet(replicas int, change ...func(*appsv1.StatefulSet)) *appsv1.Stateful
 	set := &appsv1.StatefulSet{
 		ObjectMeta: metav1.ObjectMeta{Name: "db", Namespace: "ns", UID: "set"},
 		Spec: appsv1.StatefulSetSpec{
-			Replicas: ptr.To(int32(replicas)), Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "db"}},
+			Replicas: new(int32(replicas)), Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "db"}},
 			PodManagementPolicy: appsv1.OrderedReadyPodManagement,
 			UpdateStrategy: appsv1.StatefulSetUpdateStrategy{
 				Type: appsv1.RollingUpdateStatefulSetStrategyType, RollingUpdate: &appsv1.RollingUpdateStatefulSetStrategy{Partition: ptr.To[int32](0)},
@@ -50,7 +50,7 @@ func partitioned(n int32) func(*appsv1.StatefulSet) {
 
 func unavailable(v string) func(*appsv1.StatefulSet) {
 	return func(s *appsv1.StatefulSet) {
-		s.Spec.UpdateStrategy.RollingUpdate.MaxUnavailable = ptr.To(intstr.Parse(v))
+		s.Spec.UpdateStrategy.RollingUpdate.MaxUnavailable = new(intstr.Parse(v))
 	}
 }
 
@@ -218,7 +218,7 @@ func TestDecideClaims(t *testing.T) {
 			case "stale":
 				claim.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Pod", Name: "db-0", UID: "gone"}}
 			case "other":
-				claim.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Thing", Name: "x", UID: "x", Controller: ptr.To(true)}}
+				claim.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Thing", Name: "x", UID: "x", Controller: new(true)}}
 			}
 			s.claim = func(name string) *corev1.PersistentVolumeClaim {
 				if tt.owners == "" || name != "data-db-0" {
