@@ -24,7 +24,7 @@ type answer struct {
 var (
 	// Texts about columns are each server's own.
 	about     = regexp.MustCompile(`"description":"([^"\\]|\\.)*"`)
-	ageCell   = regexp.MustCompile(`"(\d+[smhd])+"`)
+	ageCell   = regexp.MustCompile(`"(\d+[smhdy])+"`)
 	pointer   = regexp.MustCompile(`0x[0-9a-f]{6,}`)
 	apiAccess = regexp.MustCompile(`kube-api-access-[a-z0-9]{5}`)
 	packageOf = regexp.MustCompile(`\b(core|v1|apps|batch|policy|rbac|discovery|coordination|networking|authentication|authorization|autoscaling)\.([A-Z])`)
