@@ -201,17 +201,13 @@ func makeCgroups(groups []string) error {
 	if len(groups) == 0 {
 		return nil
 	}
-	mounts, err := os.ReadFile("/proc/self/mounts")
+	roots, err := hierarchies()
 	if err != nil {
-		return fmt.Errorf("find the cgroup hierarchies: %w", err)
+		return err
 	}
-	for line := range strings.Lines(string(mounts)) {
-		f := strings.Fields(line)
-		if len(f) < 4 || f[2] != "cgroup" && f[2] != "cgroup2" {
-			continue
-		}
+	for _, root := range roots {
 		for _, group := range groups {
-			dir := f[1]
+			dir := root.Mountpoint
 			for part := range strings.SplitSeq(strings.Trim(group, "/"), "/") {
 				parent := dir
 				dir = filepath.Join(dir, part)
@@ -219,7 +215,7 @@ func makeCgroups(groups []string) error {
 					return fmt.Errorf("make cgroup %s: %w", group, err)
 				}
 				for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
-					if f[2] == "cgroup" {
+					if root.FSType == "cgroup" {
 						inherit(parent, dir, file)
 					}
 				}

@@ -17,6 +17,8 @@ import (
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"keelson.dev/keelson/plugins/kit/mounts"
 )
 
 const (
@@ -78,7 +80,7 @@ func StopAll(ctx context.Context, dataDir, runDir string, log *slog.Logger) erro
 // end ends the processes in the cgroups that have to do with the plugin's folders, and all
 // below them.
 func (o outlive) end(ctx context.Context, dirs []string, log *slog.Logger) error {
-	roots, err := cgroupMounts()
+	roots, err := hierarchies()
 	if err != nil {
 		return err
 	}
@@ -100,11 +102,11 @@ func (o outlive) end(ctx context.Context, dirs []string, log *slog.Logger) error
 	}
 	errs := []error{unmountNamespaces(spaces)}
 	for _, dir := range dirs {
-		errs = append(errs, unmountBelow(dir))
+		errs = append(errs, mounts.DetachBelow(dir))
 	}
 	for _, root := range roots {
 		for _, group := range append(groups, o.Cgroups...) {
-			removeGroups(root, group)
+			removeGroups(root.Mountpoint, group)
 		}
 	}
 	return errors.Join(errs...)
@@ -138,11 +140,11 @@ func readProc(pid int) (p proc, state string, ok bool) {
 
 // processes are those in the cgroups that lie in, or name, one of the folders, and all
 // their descendants, which may be in other cgroups.
-func (o outlive) processes(roots, dirs []string) []proc {
+func (o outlive) processes(roots []*mountinfo.Info, dirs []string) []proc {
 	ours := map[int]bool{}
 	for _, root := range roots {
 		for _, group := range o.Cgroups {
-			data, _ := os.ReadFile(filepath.Join(root, group, "cgroup.procs"))
+			data, _ := os.ReadFile(filepath.Join(root.Mountpoint, group, "cgroup.procs"))
 			for field := range strings.FieldsSeq(string(data)) {
 				if pid, err := strconv.Atoi(field); err == nil && concerns(pid, dirs) {
 					ours[pid] = true
@@ -217,17 +219,17 @@ func unmountNamespaces(spaces []string) error {
 	if len(spaces) == 0 {
 		return nil
 	}
-	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("nsfs"))
+	kept, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("nsfs"))
 	if err != nil {
 		return fmt.Errorf("look for network namespaces: %w", err)
 	}
 	var errs []error
-	for _, m := range mounts {
+	for _, m := range kept {
 		if !slices.Contains(spaces, m.Root) {
 			continue
 		}
-		if err := unix.Unmount(m.Mountpoint, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) {
-			errs = append(errs, fmt.Errorf("unmount network namespace %s: %w", m.Mountpoint, err))
+		if err := mounts.Detach(m.Mountpoint); err != nil {
+			errs = append(errs, fmt.Errorf("network namespace: %w", err))
 			continue
 		}
 		if err := os.Remove(m.Mountpoint); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.EBUSY) {
@@ -237,33 +239,18 @@ func unmountNamespaces(spaces []string) error {
 	return errors.Join(errs...)
 }
 
-// unmountBelow detaches all mounts below dir, the innermost first.
-func unmountBelow(dir string) error {
-	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
-	if err != nil {
-		return fmt.Errorf("read the mounts below %s: %w", dir, err)
-	}
-	for _, m := range slices.Backward(mounts) {
-		if err := unix.Unmount(m.Mountpoint, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) {
-			return fmt.Errorf("unmount %s: %w", m.Mountpoint, err)
-		}
-	}
-	return nil
-}
-
-// cgroupMounts are where the hierarchies are.
-func cgroupMounts() ([]string, error) {
-	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup", "cgroup2"))
+// hierarchies are the mounts of cgroups, each once.
+func hierarchies() ([]*mountinfo.Info, error) {
+	found, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup", "cgroup2"))
 	if err != nil {
 		return nil, fmt.Errorf("find the cgroup hierarchies: %w", err)
 	}
-	var out []string
-	for _, m := range mounts {
-		if !slices.Contains(out, m.Mountpoint) {
-			out = append(out, m.Mountpoint)
-		}
-	}
-	return out, nil
+	seen := map[string]bool{}
+	return slices.DeleteFunc(found, func(m *mountinfo.Info) bool {
+		again := seen[m.Mountpoint]
+		seen[m.Mountpoint] = true
+		return again
+	}), nil
 }
 
 // cgroupsOf are Keelson's groups in which the processes are, in any hierarchy.

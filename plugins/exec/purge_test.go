@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"keelson.dev/keelson/plugins/kit/mounts"
 	"keelson.dev/keelson/test/need"
 )
 
@@ -19,7 +20,7 @@ import (
 // network namespace; a stranger's process in the same cgroup does not.
 func TestRootStopAll(t *testing.T) {
 	need.Root(t)
-	roots, err := cgroupMounts()
+	roots, err := hierarchies()
 	if err != nil || len(roots) == 0 {
 		t.Fatalf("cgroups: %v, %v", roots, err)
 	}
@@ -29,7 +30,7 @@ func TestRootStopAll(t *testing.T) {
 	}
 	t.Cleanup(func() {
 		for _, root := range roots {
-			removeGroups(root, group)
+			removeGroups(root.Mountpoint, group)
 		}
 	})
 	data, run := t.TempDir(), t.TempDir()
@@ -55,7 +56,7 @@ func TestRootStopAll(t *testing.T) {
 		}
 		t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
 		for _, root := range roots {
-			if err := os.WriteFile(filepath.Join(root, group, "cgroup.procs"), []byte(strconv.Itoa(cmd.Process.Pid)), 0o600); err != nil {
+			if err := os.WriteFile(filepath.Join(root.Mountpoint, group, "cgroup.procs"), []byte(strconv.Itoa(cmd.Process.Pid)), 0o600); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -64,7 +65,7 @@ func TestRootStopAll(t *testing.T) {
 	kept := filepath.Join(run, "netns")
 	shim := begin(work, "unshare", "--net", "sh", "-c", `touch "$1" && mount --bind /proc/self/ns/net "$1" && echo > "$1.up"; sleep 1000 & wait`, "sh", kept)
 	stranger := begin(t.TempDir(), "sleep", "1000")
-	t.Cleanup(func() { _ = unmountBelow(run) })
+	t.Cleanup(func() { _ = mounts.DetachBelow(run) })
 	for {
 		if _, err := os.Stat(kept + ".up"); err == nil {
 			break

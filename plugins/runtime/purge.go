@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"sync"
 
+	"keelson.dev/keelson/plugins/kit/mounts"
 	"keelson.dev/keelson/plugins/runtime/internal/cgroup"
 	"keelson.dev/keelson/plugins/runtime/internal/images"
 )
@@ -105,7 +106,7 @@ func Purge(ctx context.Context, dataDir, runDir string, log *slog.Logger) error 
 	errs := []error{purgeProcesses(clean, host, own, runDir)}
 	errs = append(errs, (&Server{dataDir: dataDir}).giveHugetlb())
 	for _, dir := range []string{runDir, dataDir} {
-		if err := unmountBelow(dir); err != nil {
+		if err := mounts.DetachBelow(dir); err != nil {
 			errs = append(errs, err) // what is mounted must not be removed with it
 			continue
 		}

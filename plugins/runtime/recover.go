@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -17,9 +16,9 @@ import (
 	"github.com/moby/sys/mountinfo"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"keelson.dev/keelson/plugins/kit/mounts"
 	"keelson.dev/keelson/plugins/runtime/internal/cgroup"
 	"keelson.dev/keelson/plugins/runtime/internal/netns"
-	"keelson.dev/keelson/plugins/runtime/internal/rootfs"
 )
 
 // recover reads all records, takes what still runs, notes what ended, and
@@ -53,7 +52,7 @@ func (s *Server) checkBoot() (rebooted bool, err error) {
 	}
 	for _, dir := range []string{"containers", "sandboxes", "netns", "oci", "exits", "exec"} {
 		path := filepath.Join(s.runDir, dir)
-		if err := unmountBelow(path); err != nil {
+		if err := mounts.DetachBelow(path); err != nil {
 			return true, err
 		}
 		entries, err := os.ReadDir(path)
@@ -220,7 +219,7 @@ func (s *Server) sweepRunDir() {
 	container := func(id string) bool { return s.containers[id] != nil }
 	sandbox := func(id string) bool { return s.sandboxes[id] != nil }
 	tree := func(path string) error {
-		if err := unmountBelow(path); err != nil {
+		if err := mounts.DetachBelow(path); err != nil {
 			return err
 		}
 		return os.RemoveAll(path)
@@ -232,20 +231,6 @@ func (s *Server) sweepRunDir() {
 	sweep("sandboxes", sandbox, tree)
 	sweep("netns", sandbox, netns.Remove)
 	sweep("exec", execOwned, os.RemoveAll)
-}
-
-// unmountBelow detaches all mounts at and below dir, the innermost first.
-func unmountBelow(dir string) error {
-	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
-	if err != nil {
-		return fmt.Errorf("read the mounts below %s: %w", dir, err)
-	}
-	for _, mount := range slices.Backward(mounts) {
-		if err := rootfs.Unmount(mount.Mountpoint); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // hugetlbFile notes that the mount of the hugetlb controller is ours: boot id and

@@ -22,6 +22,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"keelson.dev/keelson/plugins/kit"
+	"keelson.dev/keelson/plugins/kit/mounts"
 	"keelson.dev/keelson/plugins/runtime/internal/cgroup"
 	"keelson.dev/keelson/proto/runtime/v1/runtimetest"
 	"keelson.dev/keelson/test/need"
@@ -269,7 +270,7 @@ func TestRootReboot(t *testing.T) {
 	if err := os.WriteFile(p.dir+"/data/boot-id", []byte("another\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := unmountBelow(p.dir + "/run"); err != nil {
+	if err := mounts.DetachBelow(p.dir + "/run"); err != nil {
 		t.Fatal(err)
 	}
 	p.start()

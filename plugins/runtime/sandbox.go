@@ -16,8 +16,8 @@ import (
 	"google.golang.org/grpc/status"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"keelson.dev/keelson/plugins/kit/mounts"
 	"keelson.dev/keelson/plugins/runtime/internal/netns"
-	"keelson.dev/keelson/plugins/runtime/internal/rootfs"
 	networkv1 "keelson.dev/keelson/proto/network/v1"
 )
 
@@ -282,7 +282,7 @@ func (s *Server) stopSandbox(ctx context.Context, sb *sandbox) error {
 	if err := netns.Remove(s.netnsDir(rec.ID)); err != nil {
 		return err
 	}
-	if err := rootfs.Unmount(filepath.Join(s.sandboxDir(rec.ID), "shm")); err != nil {
+	if err := mounts.Detach(filepath.Join(s.sandboxDir(rec.ID), "shm")); err != nil {
 		return err
 	}
 	return s.updateSandbox(sb, func(r *sandboxRecord) { r.Phase, r.Networked, r.Pause = phaseStopped, false, "" })

@@ -11,9 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"keelson.dev/keelson/plugins/kit/mounts"
 	"keelson.dev/keelson/plugins/runtime/internal/conmon"
 	"keelson.dev/keelson/plugins/runtime/internal/oci"
-	"keelson.dev/keelson/plugins/runtime/internal/rootfs"
 )
 
 // StopContainer asks the container to end, and kills it when the time is over.
@@ -157,10 +157,10 @@ func (s *Server) discard(ctx context.Context, c *container) error {
 	if err := s.clearRuntime(ctx, rec); err != nil {
 		return err
 	}
-	if err := unmountBelow(bundle); err != nil {
+	if err := mounts.DetachBelow(bundle); err != nil {
 		return err
 	}
-	if err := rootfs.Unmount(filepath.Join(bundle, "rootfs")); err != nil {
+	if err := mounts.Detach(filepath.Join(bundle, "rootfs")); err != nil {
 		return err
 	}
 	c.mu.Lock()

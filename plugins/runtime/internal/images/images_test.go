@@ -21,6 +21,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
+	"keelson.dev/keelson/plugins/kit/mounts"
 	"keelson.dev/keelson/plugins/runtime/internal/rootfs"
 	"keelson.dev/keelson/proto/runtime/v1/runtimetest"
 	"keelson.dev/keelson/test/need"
@@ -217,7 +218,7 @@ func TestRootPull(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() {
-		if err := rootfs.Unmount(root); err != nil {
+		if err := mounts.Detach(root); err != nil {
 			t.Error(err)
 		}
 	}()

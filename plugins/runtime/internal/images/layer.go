@@ -17,6 +17,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sys/unix"
 
+	"keelson.dev/keelson/plugins/kit/mounts"
 	"keelson.dev/keelson/plugins/runtime/internal/rootfs"
 )
 
@@ -149,7 +150,7 @@ func (s *Store) unpackInto(ctx context.Context, tmp string, lower []string, diff
 // unmount is not lazy: what is unpacked has to be whole in the upper directory.
 func unmount(dir string) error {
 	if err := unix.Unmount(dir, 0); err != nil {
-		return errors.Join(fmt.Errorf("unmount %s: %w", dir, err), rootfs.Unmount(dir))
+		return errors.Join(fmt.Errorf("unmount %s: %w", dir, err), mounts.Detach(dir))
 	}
 	return nil
 }
@@ -226,7 +227,7 @@ func (s *Store) sweep() error {
 			return err
 		}
 		for _, name := range left {
-			if err := rootfs.Unmount(filepath.Join(name, "merged")); err != nil && !errors.Is(err, unix.ENOTDIR) {
+			if err := mounts.Detach(filepath.Join(name, "merged")); err != nil && !errors.Is(err, unix.ENOTDIR) {
 				return err
 			}
 			if err := os.RemoveAll(name); err != nil {

@@ -16,7 +16,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"keelson.dev/keelson/plugins/runtime/internal/rootfs"
+	"keelson.dev/keelson/plugins/kit/mounts"
 )
 
 // Options say which namespaces a sandbox has of its own, and how they are set up.
@@ -144,7 +144,7 @@ func applySysctls(o Options) error {
 func Remove(dir string) error {
 	var errs []error
 	for _, name := range []string{"net", "ipc", "uts"} {
-		errs = append(errs, rootfs.Unmount(filepath.Join(dir, name)))
+		errs = append(errs, mounts.Detach(filepath.Join(dir, name)))
 	}
 	errs = append(errs, os.RemoveAll(dir))
 	return errors.Join(errs...)

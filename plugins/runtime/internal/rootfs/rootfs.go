@@ -123,17 +123,3 @@ func inDirectory(dir string, f func() error) error {
 	}()
 	return <-done
 }
-
-// Unmount detaches what is mounted on target; nothing mounted is no error.
-func Unmount(target string) error {
-	for range 16 {
-		err := unix.Unmount(target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
-		switch {
-		case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOENT):
-			return nil
-		case err != nil:
-			return fmt.Errorf("unmount %s: %w", target, err)
-		}
-	}
-	return nil
-}

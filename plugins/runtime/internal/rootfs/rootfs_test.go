@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"keelson.dev/keelson/plugins/kit/mounts"
 	"keelson.dev/keelson/test/need"
 )
 
@@ -115,10 +116,10 @@ func TestRootOverlayOfManyLayers(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() {
-		if err := Unmount(target); err != nil {
+		if err := mounts.Detach(target); err != nil {
 			t.Error(err)
 		}
-		if err := Unmount(target); err != nil {
+		if err := mounts.Detach(target); err != nil {
 			t.Errorf("repeated: %v", err)
 		}
 	}()
