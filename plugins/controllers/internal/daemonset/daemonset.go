@@ -139,8 +139,7 @@ func (c *Controller) markOrphan(pod *corev1.Pod) {
 		return
 	}
 	for _, set := range all {
-		sel, err := metav1.LabelSelectorAsSelector(set.Spec.Selector)
-		if err != nil || sel.Empty() || !sel.Matches(labels.Set(pod.Labels)) {
+		if !control.Selects(set.Spec.Selector, pod) {
 			continue
 		}
 		c.mu.Lock()
@@ -314,20 +313,5 @@ func (c *Controller) updateStatus(ctx context.Context, set *appsv1.DaemonSet, st
 	if equality.Semantic.DeepEqual(set.Status, status) {
 		return nil
 	}
-	sets := c.client.AppsV1().DaemonSets(set.Namespace)
-	next := set.DeepCopy()
-	next.Status = status
-	_, err := sets.UpdateStatus(ctx, next, metav1.UpdateOptions{})
-	if !apierrors.IsConflict(err) {
-		return err
-	}
-	// Mostly a change that came between. The counts are still right; the generation seen
-	// is the one we worked from.
-	fresh, getErr := sets.Get(ctx, set.Name, metav1.GetOptions{})
-	if getErr != nil || fresh.UID != set.UID {
-		return err
-	}
-	fresh.Status = status
-	_, err = sets.UpdateStatus(ctx, fresh, metav1.UpdateOptions{})
-	return err
+	return control.UpdateStatus(ctx, c.client.AppsV1().DaemonSets(set.Namespace), set.DeepCopy(), func(o *appsv1.DaemonSet) { o.Status = status })
 }

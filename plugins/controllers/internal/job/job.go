@@ -225,8 +225,7 @@ func (c *Controller) ownerless(pod *corev1.Pod) {
 		return
 	}
 	for _, j := range all {
-		sel, err := metav1.LabelSelectorAsSelector(j.Spec.Selector)
-		if err == nil && !sel.Empty() && sel.Matches(labels.Set(pod.Labels)) {
+		if control.Selects(j.Spec.Selector, pod) {
 			c.loop.Enqueue(j)
 		}
 	}
@@ -312,8 +311,7 @@ func (c *Controller) adoptable(pod *corev1.Pod) bool {
 		return true
 	}
 	for _, j := range all {
-		sel, err := metav1.LabelSelectorAsSelector(j.Spec.Selector)
-		if err == nil && !sel.Empty() && sel.Matches(labels.Set(pod.Labels)) && j.DeletionTimestamp == nil && isFinished(j) == nil {
+		if control.Selects(j.Spec.Selector, pod) && j.DeletionTimestamp == nil && isFinished(j) == nil {
 			return true
 		}
 	}

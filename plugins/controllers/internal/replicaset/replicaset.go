@@ -157,8 +157,7 @@ func (c *Controller) enqueueMatching(pod *corev1.Pod) {
 		return
 	}
 	for _, rs := range all {
-		sel, err := metav1.LabelSelectorAsSelector(rs.Spec.Selector)
-		if err == nil && !sel.Empty() && sel.Matches(labels.Set(pod.Labels)) {
+		if control.Selects(rs.Spec.Selector, pod) {
 			c.loop.Enqueue(rs)
 		}
 	}

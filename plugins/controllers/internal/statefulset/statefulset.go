@@ -288,20 +288,5 @@ func (c *Controller) updateStatus(ctx context.Context, set *appsv1.StatefulSet, 
 	if equality.Semantic.DeepEqual(set.Status, status) {
 		return nil
 	}
-	sets := c.client.AppsV1().StatefulSets(set.Namespace)
-	next := set.DeepCopy()
-	next.Status = status
-	_, err := sets.UpdateStatus(ctx, next, metav1.UpdateOptions{})
-	if !apierrors.IsConflict(err) {
-		return err
-	}
-	// Mostly a scale that came between. The counts are still right; the generation
-	// seen is the one we worked from.
-	fresh, getErr := sets.Get(ctx, set.Name, metav1.GetOptions{})
-	if getErr != nil || fresh.UID != set.UID {
-		return err
-	}
-	fresh.Status = status
-	_, err = sets.UpdateStatus(ctx, fresh, metav1.UpdateOptions{})
-	return err
+	return control.UpdateStatus(ctx, c.client.AppsV1().StatefulSets(set.Namespace), set.DeepCopy(), func(o *appsv1.StatefulSet) { o.Status = status })
 }
